@@ -1,0 +1,296 @@
+"""Who answers a recipe's question about a chunk: the phrasebook, or a language model.
+
+In: a recipe and a chunk. Out: a Reply (validated raw items), or one of the CallError family; and
+from a Reply, by `result_of`, the grounded items of the chunk. A failure is an error here and a state
+further on, never an empty list. Knows nothing about videos, threads or the ledger: `call` blocks
+its thread until its own deadline at the latest, may run in any number of threads, and changes
+nothing; `key` names a reply in the ledger's cache.
+"""
+
+import json
+import os
+import re
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from engine.analysis import grounding, prompts, replies
+from engine.analysis.chunking import count_words, halves
+from engine.analysis.phrasebook import Match, Phrasebook
+from engine.analysis.recipes import Recipe
+from engine.config import Config
+from engine.errors import (
+    CallError,
+    CallStopped,
+    ContextError,
+    NotJsonError,
+    SchemaError,
+    TruncatedError,
+    UsageError,
+)
+from engine.llm.endpoint import Endpoint, find_endpoint, open_client
+from engine.records import Chunk, ChunkResult, Reply, State
+from engine.store.keys import digest
+
+if TYPE_CHECKING:
+    from engine.llm.client import Client
+
+VERSION = 1  # part of every key: raise it when the same question would now be answered otherwise
+PHRASES = "phrases.tsv"
+
+
+class Analyst(Protocol):
+    """Somebody who answers."""
+
+    @property
+    def name(self) -> str:
+        """Who that is, for result files."""
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """The hosts that receive the text of transcripts."""
+
+    @property
+    def multilingual(self) -> bool:
+        """Whether transcripts in other languages than English can be asked about."""
+
+    @property
+    def identity(self) -> str:
+        """Digest of everything about the analyst that changes its answers."""
+
+    def key(self, recipe: Recipe, chunk: Chunk) -> str:
+        """Digest of everything that changes the answer."""
+
+    def call(self, recipe: Recipe, chunk: Chunk) -> Reply:
+        """The answer, checked against the recipe; CallError if there is none in time."""
+
+    def close(self) -> None:
+        """End the calls under way; may be called twice."""
+
+
+def analysts_for(
+    recipes: Iterable[Recipe], config: Config, threads: int, env: Mapping[str, str] = os.environ
+) -> dict[str, Analyst]:
+    """Who answers each recipe, by its name: the endpoint if one is configured, else the phrasebook.
+
+    UsageError for a recipe that nobody can answer, and for two different ones of the same name.
+    Opens no connection.
+    """
+    analysts: dict[str, Analyst] = {}
+    known: dict[str, Recipe] = {}
+    endpoint = find_endpoint(config, env)
+    everyone = _llm_analyst(endpoint, config, threads) if endpoint else None
+    for recipe in recipes:
+        if known.setdefault(recipe.name, recipe) != recipe:
+            raise UsageError(f"Two different recipes are called {recipe.name}; rename one.")
+        if everyone is None and recipe.needs_endpoint:
+            raise UsageError(
+                f"Recipe {recipe.name} needs a language model: give --llm-model NAME, and "
+                "--llm-base-url URL or OPENAI_API_KEY. Offline only expressions can be had."
+            )
+        analysts[recipe.name] = everyone or analysts.get(recipe.name) or _phrasebook()
+    return analysts
+
+
+def _llm_analyst(endpoint: Endpoint, config: Config, threads: int) -> "LlmAnalyst":
+    return LlmAnalyst(endpoint.model, endpoint.host, lambda: open_client(endpoint, config, threads))
+
+
+def _phrasebook() -> "PhrasebookAnalyst":
+    from engine.speech.models import find_models_folder
+
+    return PhrasebookAnalyst(find_models_folder() / PhrasebookAnalyst.name)
+
+
+def result_of(recipe: Recipe, chunk: Chunk, reply: Reply) -> ChunkResult:
+    """The items of a reply with the cues and times where they were said."""
+    items = grounding.ground(recipe, json.loads(reply.items), chunk)
+    return ChunkResult(chunk.index, State.DONE, tuple(items), reply.dropped)
+
+
+class PhrasebookAnalyst:
+    """Answers `expressions` for English offline, out of the bundled phrasebook."""
+
+    name = "phrasebook-en"
+    hosts: tuple[str, ...] = ()
+    multilingual = False
+
+    def __init__(self, folder: Path) -> None:
+        """`folder` holds phrases.tsv, which is read now and made ready when first asked."""
+        try:
+            content = (folder / PHRASES).read_bytes()
+        except OSError as error:
+            raise UsageError(
+                f"{folder / PHRASES} cannot be read; install reelmine anew."
+            ) from error
+        self.identity = digest([VERSION, self.name, sha256(content).hexdigest()])
+        self._folder = folder
+        self._lock = threading.Lock()  # protects the making of _book
+        self._book: Phrasebook | None = None
+
+    def key(self, recipe: Recipe, chunk: Chunk) -> str:
+        """The book, the recipe and the text."""
+        cues = [[cue.id, cue.text] for cue in (*chunk.context, *chunk.cues)]
+        return digest([self.identity, recipe.digest, len(chunk.context), cues])
+
+    def call(self, recipe: Recipe, chunk: Chunk) -> Reply:
+        """The expressions whose last word is in the chunk's own cues.
+
+        The cues before are read too, so an expression across the border of two chunks is found in
+        the second, and only there.
+        """
+        if recipe.needs_endpoint:
+            raise CallError(f"The phrasebook answers no recipe but expressions, not {recipe.name}.")
+        cues = (*chunk.context, *chunk.cues)
+        texts = [cue.text for cue in cues]
+        found = [m for m in self._ready().find(texts) if m.cues[-1] >= len(chunk.context)]
+        items = [_item(match, texts, [cues[position].id for position in match.cues])
+                 for match in found]  # fmt: skip
+        return Reply(_canonical(items))
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+    def _ready(self) -> Phrasebook:
+        with self._lock:
+            if self._book is None:
+                try:
+                    self._book = Phrasebook.load(self._folder)
+                except ValueError as error:
+                    raise CallError(f"The phrasebook is damaged: {error}.") from error
+            return self._book
+
+
+class LlmAnalyst:
+    """Asks a language model at an endpoint; all recipes may share one."""
+
+    multilingual = True
+
+    def __init__(self, name: str, host: str, connect: "Callable[[], Client]") -> None:
+        """`connect` makes the client at the first call: a run that asks nothing needs none."""
+        self.name = name
+        self.hosts = (host,)
+        self.identity = digest([VERSION, name])
+        self._connect = connect
+        self._lock = threading.Lock()  # protects the two below
+        self._client: Client | None = None
+        self._closed = False
+
+    def key(self, recipe: Recipe, chunk: Chunk) -> str:
+        """The model, the question word for word, and what a reply may be.
+
+        Not the base URL: a server that moves to another port repeats nothing.
+        """
+        asked = prompts.messages(recipe, chunk)
+        return digest([self.identity, recipe.digest, asked])
+
+    def call(self, recipe: Recipe, chunk: Chunk) -> Reply:
+        """The model's items. Within one deadline: an answer cut off is asked for again with double
+        the tokens, an unusable one once more with the reason, a chunk too long for the model's
+        context in two halves.
+        """
+        if not any(count_words(cue.text) for cue in chunk.cues):
+            return Reply("[]", attempts=0)  # nothing was said: nothing to ask
+        client = self._connected()
+        with client.call():
+            try:
+                return _ask(client, recipe, chunk)
+            except ContextError:
+                parts = halves(chunk)
+                if parts is None:
+                    raise
+            return _joined([_ask(client, recipe, part) for part in parts])
+
+    def close(self) -> None:
+        """End the calls under way and close the connections; any thread may do it, also twice."""
+        with self._lock:
+            self._closed = True
+            client = self._client
+        if client is not None:
+            client.close()
+
+    def _connected(self) -> "Client":
+        with self._lock:
+            if self._closed:
+                raise CallStopped
+            if self._client is None:
+                self._client = self._connect()
+            return self._client
+
+
+def _ask(client: "Client", recipe: Recipe, chunk: Chunk) -> Reply:
+    text, spent = _answer(client, recipe, chunk, None)
+    try:
+        return _checked(recipe, text, spent)
+    except (NotJsonError, SchemaError) as error:
+        text, again = _answer(client, recipe, chunk, str(error))
+    return _checked(recipe, text, _sum(spent, again))
+
+
+def _answer(client: "Client", recipe: Recipe, chunk: Chunk, note: str | None) -> tuple[str, Reply]:
+    """A complete text and what it took; TruncatedError if double the tokens are not enough."""
+    asked, schema = prompts.messages(recipe, chunk, note), replies.schema(recipe)
+    spent = Reply("[]", attempts=0)
+    for max_tokens in (recipe.max_tokens, 2 * recipe.max_tokens):
+        answer = client.chat(asked, schema, max_tokens)
+        took = Reply("[]", 0, answer.attempts, answer.prompt_tokens, answer.completion_tokens)
+        spent = _sum(spent, took)
+        if not answer.cut:
+            return answer.text, spent
+    raise TruncatedError
+
+
+def _checked(recipe: Recipe, text: str, spent: Reply) -> Reply:
+    parsed = replies.parse(recipe, text)
+    return replace(spent, items=_canonical(parsed.items), dropped=parsed.dropped)
+
+
+def _joined(parts: Sequence[Reply]) -> Reply:
+    """The replies about two halves as one about the chunk."""
+    first, second = parts
+    items = [*json.loads(first.items), *json.loads(second.items)]
+    return replace(
+        _sum(first, second), items=_canonical(items), dropped=first.dropped + second.dropped
+    )
+
+
+def _sum(first: Reply, second: Reply) -> Reply:
+    """The second with what both took; tokens stay unknown where neither server counted."""
+    return replace(
+        second,
+        attempts=first.attempts + second.attempts,
+        prompt_tokens=_total(first.prompt_tokens, second.prompt_tokens),
+        completion_tokens=_total(first.completion_tokens, second.completion_tokens),
+    )
+
+
+def _total(*counts: int | None) -> int | None:
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else None
+
+
+def _canonical(items: Sequence[Mapping[str, Any]]) -> str:
+    return json.dumps(items, sort_keys=True, separators=(",", ":"))
+
+
+def _item(match: Match, texts: Sequence[str], ids: Sequence[int]) -> dict[str, Any]:
+    return {
+        "phrase": match.entry.phrase,
+        "meaning": match.entry.definition,
+        "example": _sentence(match, texts),
+        "level": match.entry.level,
+        "cues": list(ids),
+        "quote": match.quote,
+    }
+
+
+def _sentence(match: Match, texts: Sequence[str]) -> str:
+    """The sentence in which it is said, as far as its own cues hold it."""
+    before = texts[match.start[0]][: match.start[1]]
+    after = texts[match.end[0]][match.end[1] :]
+    opening = re.split(r"[.!?\u2026]+[\"'\u201d\u2019)]*\s", before)[-1]
+    closing = re.match(r"[^.!?\u2026]*[.!?\u2026]*[\"'\u201d\u2019)]*", after)
+    return f"{opening}{match.quote}{closing[0] if closing else ''}".strip()

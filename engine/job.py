@@ -1,0 +1,254 @@
+"""One video on its way: windows and chunk results come in, chunks and in the end a result go out.
+
+Pure state: no clock, no files, no processes. The loop (run.py) feeds it and does what follows.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from engine.analysis.chunking import next_chunk
+from engine.analysis.merging import merge
+from engine.analysis.recipes import Recipe
+from engine.records import (
+    Analysis,
+    Chunk,
+    ChunkResult,
+    Problem,
+    Segment,
+    State,
+    Transcript,
+    Video,
+    VideoResult,
+    Window,
+    WindowResult,
+)
+from engine.speech.transcript import Assembly
+
+SHORT = 0.98  # share of the declared duration below which a decode counts as short
+
+
+@dataclass(slots=True)
+class Questions:
+    """One recipe's way through the video's chunks."""
+
+    recipe: Recipe
+    analyst: str
+    results: dict[int, ChunkResult] = field(default_factory=dict)
+    next_cue: int = 0
+    chunks: int = 0  # handed out so far
+    skipped: Problem | None = None
+
+    def complete(self, transcript: Transcript | None) -> bool:
+        """Every chunk there will ever be has ended."""
+        return self.skipped is not None or (
+            transcript is not None
+            and self.next_cue >= len(transcript.segments)
+            and len(self.results) == self.chunks
+        )
+
+
+class Job:
+    """What one video has become so far."""
+
+    def __init__(self, video: Video, speech_key: str, questions: Sequence[Questions]) -> None:
+        self.video = video
+        self.speech_key = speech_key
+        self.questions = {question.recipe.name: question for question in questions}
+        self.windows: dict[int, Window] = {}
+        self.total: int | None = None  # windows, once known
+        self.decoded = 0.0  # seconds
+        self.declared: float | None = None
+        self.speech = 0.0
+        self.transcript: Transcript | None = None
+        self.problem: Problem | None = None
+        self.state = State.PENDING
+        self._assembly = Assembly()
+        self._stream: list[Segment] = []  # sequential mode
+        self._results = 0
+
+    # transcription
+
+    @property
+    def language(self) -> str | None:
+        """Known once the first window is back."""
+        return self._assembly.language
+
+    @property
+    def segments(self) -> Sequence[Segment]:
+        """The sealed prefix of the transcript."""
+        if self.transcript is not None:
+            return self.transcript.segments
+        return self._stream or self._assembly.segments
+
+    @property
+    def sealed_seconds(self) -> float:
+        """How far the sealed prefix reaches."""
+        return self.segments[-1].end if self.segments else 0.0
+
+    def add_windows(self, windows: Sequence[Window], *, ended: bool) -> list[Window]:
+        """The windows not seen before (a new preparation worker starts from the first again)."""
+        new = [window for window in windows if window.position not in self.windows]
+        self.windows |= {window.position: window for window in new}
+        if ended:
+            self.total = len(self.windows)
+            self._seal_if_complete()
+        return new
+
+    def add_result(self, result: WindowResult) -> None:
+        """A window's text; a second result for it (its batch was sent twice) changes nothing."""
+        if self.transcript is not None or self._assembly.has(result.position):
+            return
+        self._assembly.add(self.windows[result.position], result)
+        self._results += 1
+        self._seal_if_complete()
+
+    def _seal_if_complete(self) -> None:
+        if self.total is not None and self._results == self.total and self.transcript is None:
+            self.seal(
+                Transcript(
+                    self._assembly.language or "",
+                    self._assembly.language_probability,
+                    round(self.decoded, 3),
+                    round(self.speech, 3),
+                    tuple(self._assembly.segments),
+                )
+            )
+
+    def add_segments(self, segments: Sequence[Segment]) -> None:
+        """Sequential mode: the next segments."""
+        self._stream += segments
+
+    def restart(self) -> None:
+        """Sequential mode: the slot died; chunks already handed out stay, the text is the same."""
+        self._stream = []
+
+    def seal_stream(self, language: str, probability: float | None, speech: float) -> None:
+        """Sequential mode: the file has ended."""
+        self.seal(
+            Transcript(
+                language,
+                probability,
+                round(self.decoded, 3),
+                round(speech, 3),
+                tuple(self._stream),
+            )
+        )
+
+    def seal(self, transcript: Transcript) -> None:
+        """The transcript is whole (or was read back from its file)."""
+        self.transcript = transcript
+        if self.declared and self.decoded < SHORT * self.declared:
+            share = 100 * self.decoded / self.declared
+            self.state = State.DEGRADED
+            self.problem = Problem(
+                "E_SHORT",
+                f"Only {self.decoded:.1f} s of the declared {self.declared:.1f} s ({share:.0f} %) "
+                "could be decoded: the file is damaged or cut off; copy it again.",
+            )
+
+    # analysis
+
+    def new_chunks(self) -> list[tuple[str, Chunk]]:
+        """Chunks of every recipe that the sealed prefix decides now."""
+        sealed = self.transcript is not None
+        chunks: list[tuple[str, Chunk]] = []
+        for name, question in self.questions.items():
+            if question.skipped is not None:
+                continue
+            recipe = question.recipe
+            while True:
+                chunk = next_chunk(
+                    self.segments,
+                    question.next_cue,
+                    question.chunks,
+                    sealed,
+                    recipe.min_words,
+                    recipe.max_words,
+                )
+                if chunk is None:
+                    break
+                question.next_cue += len(chunk.cues)
+                question.chunks += 1
+                chunks.append((name, chunk))
+        return chunks
+
+    def add_chunk(self, recipe: str, result: ChunkResult) -> None:
+        """How a chunk ended."""
+        self.questions[recipe].results[result.index] = result
+
+    def skip(self, recipe: str, problem: Problem) -> None:
+        """This recipe does not apply to this video."""
+        self.questions[recipe].skipped = problem
+
+    # the end
+
+    @property
+    def complete(self) -> bool:
+        """Nothing more will come."""
+        return self.state is State.FAILED or (
+            self.transcript is not None
+            and all(question.complete(self.transcript) for question in self.questions.values())
+        )
+
+    def fail(self, problem: Problem) -> None:
+        """The video cannot be transcribed."""
+        self.state, self.problem = State.FAILED, problem
+
+    def analyses(self, *, final: bool = True) -> tuple[Analysis, ...]:
+        """What each recipe found, in the order they were asked for."""
+        return tuple(self._analysis(question, final=final) for question in self.questions.values())
+
+    def _analysis(self, question: Questions, *, final: bool) -> Analysis:
+        recipe = question.recipe
+        if question.skipped is not None:
+            return Analysis(recipe.name, question.analyst, State.SKIPPED, problem=question.skipped)
+        results = [question.results[index] for index in sorted(question.results)]
+        failed = tuple(result for result in results if result.state is not State.DONE)
+        items, ungrounded = merge(recipe, results)
+        state, problem = State.DONE, None
+        if not question.complete(self.transcript):
+            state = State.INTERRUPTED if final else State.PENDING
+            problem = Problem(
+                "E_INTERRUPTED", "The analysis is not complete; the same command goes on with it."
+            )
+        elif failed:
+            timed_out = all(result.state is State.TIMED_OUT for result in failed)
+            state = State.TIMED_OUT if timed_out else State.FAILED
+            problem = failed[0].problem
+        return Analysis(
+            recipe.name,
+            question.analyst,
+            state,
+            items,
+            ungrounded,
+            question.chunks,
+            failed,
+            sum(result.dropped for result in results),
+            problem,
+        )
+
+    def result(self, files: tuple[str, ...] = (), *, resumed: bool = False) -> VideoResult:
+        """How the video stands now; what is not complete counts as interrupted."""
+        analyses = self.analyses() if self.transcript is not None else ()
+        state, problem = self._outcome(analyses)
+        return VideoResult(self.video, state, problem, self.transcript, analyses, files, resumed)
+
+    def _outcome(self, analyses: tuple[Analysis, ...]) -> tuple[State, Problem | None]:
+        if self.state is State.FAILED:
+            return State.FAILED, self.problem
+        if not self.complete:
+            return State.INTERRUPTED, self.problem or Problem(
+                "E_INTERRUPTED", "The run ended before this video; the same command goes on."
+            )
+        for analysis in analyses:
+            if analysis.state in (State.FAILED, State.TIMED_OUT):
+                count = len(analysis.failed)
+                reason = analysis.problem.message if analysis.problem else "no reason given"
+                return State.FAILED, Problem(
+                    "E_ANALYSIS",
+                    f"{count} of {analysis.chunks} chunks of {analysis.recipe} have no analysis: "
+                    f"{reason}",
+                )
+        if self.state is State.DEGRADED:
+            return State.DEGRADED, self.problem
+        return State.DONE, None

@@ -1,0 +1,222 @@
+"""The client of one endpoint that speaks OpenAI's chat completions.
+
+In: messages and the schema of the answer. Out: the text of the answer and what it took, or one of
+the CallError family, by the deadline of the call. Knows nothing about recipes or transcripts.
+
+One Client per process, shared by all LLM threads; it starts none. The openai library builds and
+sends the requests over our transport (`deadline.py`) without retries of its own; replies are read
+by us (`wire.py`), because the library takes any 200 for an answer. How a server wants to be asked
+is learned from its first refusal and remembered. No error text or log holds the API key.
+"""
+
+import random
+import ssl
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from http import HTTPStatus
+from typing import Any
+
+import httpx2
+import openai
+
+from engine import errors
+from engine.llm import retry, wire
+from engine.llm.deadline import DeadlineTransport, Scope, self_check, within
+from engine.llm.endpoint import NO_KEY, host_of
+
+# Attempts that a reason is worth; 429, 503 and slow replies are worth all that fit in the call.
+CONNECT_ATTEMPTS = 4
+SERVER_ATTEMPTS = 6
+
+_PASSING = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT)
+
+Refused = (openai.BadRequestError, openai.UnprocessableEntityError)
+
+
+class Client:
+    """One endpoint and model. `connections` is the number of threads that may call at once."""
+
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str | None,
+        model: str,
+        *,
+        call_timeout: float = 300.0,
+        attempt_timeout: float = 120.0,
+        connections: int = 8,
+    ) -> None:
+        self_check()
+        self.host = host_of(base_url)
+        self.model = model
+        self.call_timeout = call_timeout
+        self.attempt_timeout = attempt_timeout
+        self._key = api_key or NO_KEY
+        self._transport = DeadlineTransport(base_url, connections)
+        http = httpx2.Client(transport=self._transport, trust_env=False, follow_redirects=False)
+        self._openai = openai.OpenAI(
+            api_key=self._key, base_url=base_url, max_retries=0, http_client=http
+        )
+        self._lock = threading.Lock()  # protects the two below
+        self._style = wire.Style()
+        self._calls = 0  # under way
+        self._stopping = threading.Event()
+
+    def call(self) -> AbstractContextManager[Scope]:
+        """The time of one call: everything asked inside ends by its deadline."""
+        return within(self.call_timeout)
+
+    def chat(
+        self, messages: Sequence[Mapping[str, str]], schema: Mapping[str, Any], max_tokens: int
+    ) -> wire.Answer:
+        """Ask, as often as it makes sense, until `call_timeout` or an earlier `call` around it.
+
+        Raises the CallError family: EndpointError where no further call can succeed either,
+        CallTimeout at the deadline, CallStopped after `close`.
+        """
+        with self._under_way(), self.call() as scope:
+            answer, attempts = retry.persist(
+                lambda: self._attempt(messages, schema, max_tokens),
+                left=lambda: scope.left,
+                pause=self._pause,
+                draw=random.random,
+            )
+        return replace(answer, attempts=attempts)
+
+    def models(self) -> list[str]:
+        """Names of the models that the endpoint offers, asked once; the same errors as `chat`."""
+        with self._under_way(), within(self.attempt_timeout) as scope:
+            try:
+                body = self._openai.models.with_raw_response.list().content
+                listed = wire.read_object(body, self._key).get("data")
+            except openai.OpenAIError as error:
+                raise self._failure(error, scope).error from None
+            except retry.Failure as failure:
+                raise failure.error from None
+        entries = listed if isinstance(listed, list) else []
+        return [str(entry["id"]) for entry in entries if isinstance(entry, dict) and "id" in entry]
+
+    def close(self) -> None:
+        """End the calls under way with CallStopped, and close; any thread may do it, also twice.
+
+        Connections close when the last of those calls has ended, which is at once.
+        """
+        self._stopping.set()
+        self._transport.stop()
+        with self._lock:
+            idle = self._calls == 0
+        if idle:
+            self._openai.close()
+
+    @contextmanager
+    def _under_way(self) -> Iterator[None]:
+        with self._lock:
+            if self._stopping.is_set():
+                raise errors.CallStopped
+            self._calls += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._calls -= 1
+                last = self._calls == 0 and self._stopping.is_set()
+            if last:
+                self._openai.close()
+
+    def _attempt(
+        self, messages: Sequence[Mapping[str, str]], schema: Mapping[str, Any], max_tokens: int
+    ) -> wire.Answer:
+        """One exchange, or more where the server has to tell first how it wants to be asked."""
+        while True:
+            style = self._style  # one reference, read at once: needs no lock
+            request = wire.request_body(style, self.model, messages, schema, max_tokens)
+            try:
+                return wire.read_reply(self._exchange(request), self._key)
+            except Refused as error:
+                told = wire.told(error.body, error.response.text)
+                adapted = wire.adapt(style, *told)
+                if adapted is None:
+                    raise self._rejected(error.status_code, *told[:2]) from None
+            with self._lock:
+                if self._style == style:  # else another thread has learned it meanwhile
+                    self._style = adapted
+
+    def _exchange(self, request: Mapping[str, Any]) -> bytes:
+        """The body of a 200; Refused, Failure or CallError for all else."""
+        with within(self.attempt_timeout) as scope:
+            try:
+                reply = self._openai.chat.completions.with_raw_response.create(**request)
+            except Refused:
+                raise
+            except openai.OpenAIError as error:
+                raise self._failure(error, scope) from None
+        return reply.content
+
+    def _pause(self, seconds: float) -> None:
+        if self._stopping.wait(seconds):
+            raise errors.CallStopped
+
+    def _failure(self, error: openai.OpenAIError, scope: Scope) -> retry.Failure:
+        """What an exchange without an answer is worth. Of a status error no cause is kept: the
+        server's text may hold the key."""
+        if isinstance(error, openai.APIStatusError):
+            return self._status_failure(error)
+        if self._stopping.is_set():
+            return _failure(errors.CallStopped(), error, most=1)
+        if scope.oversize:
+            return _failure(errors.OversizeError(), error, most=1)
+        if isinstance(error, openai.APITimeoutError):
+            return _failure(errors.CallTimeout(f"{self.host} did not answer in time."), error)
+        return self._connection_failure(error)
+
+    def _connection_failure(self, error: openai.OpenAIError) -> retry.Failure:
+        causes = _causes(error)
+        reason = wire.scrub(str(causes[-1]) or type(causes[-1]).__name__, self._key)
+        found = errors.UnreachableError(f"{self.host} cannot be reached: {reason}.")
+        if any(isinstance(cause, RuntimeError | ssl.SSLCertVerificationError) for cause in causes):
+            return _failure(found, error, most=1)
+        if isinstance(error.__cause__, httpx2.ConnectError):
+            return _failure(found, error, most=CONNECT_ATTEMPTS)
+        return _failure(found, error, most=SERVER_ATTEMPTS)
+
+    def _status_failure(self, error: openai.APIStatusError) -> retry.Failure:
+        status = error.status_code
+        message = wire.scrub(wire.told(error.body, error.response.text)[0], self._key)
+        told = f"{self.host} answered {status}: {message}"
+        asked = retry.retry_after(error.response.headers, time.time())
+        if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+            remedy = "set" if self._key == NO_KEY else "check"
+            return retry.Failure(errors.EndpointError(f"{told} ({remedy} OPENAI_API_KEY)"), most=1)
+        if status == HTTPStatus.NOT_FOUND:
+            remedy = f"check --llm-base-url and --llm-model {self.model}"
+            return retry.Failure(errors.EndpointError(f"{told} ({remedy})"), most=1)
+        if status // 100 == 3:
+            return retry.Failure(errors.RedirectError(), most=1)
+        if status == HTTPStatus.TOO_MANY_REQUESTS:
+            return retry.Failure(errors.RateError(told), asked=asked)
+        if status == HTTPStatus.SERVICE_UNAVAILABLE:  # also "still loading the model"
+            return retry.Failure(errors.StatusError(told), asked=asked)
+        passing = status // 100 == 5 or status in _PASSING
+        return retry.Failure(errors.StatusError(told), SERVER_ATTEMPTS if passing else 1, asked)
+
+    def _rejected(self, status: int, message: str, kind: str) -> errors.CallError:
+        told = f"{self.host} answered {status}: {wire.scrub(message, self._key)}"
+        if wire.is_too_long(message, kind):
+            return errors.ContextError(told)
+        return errors.StatusError(told)
+
+
+def _failure(error: errors.CallError, cause: Exception, most: int | None = None) -> retry.Failure:
+    error.__cause__ = cause
+    return retry.Failure(error, most)
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """The error and what led to it, innermost last."""
+    chain = [error]
+    while (inner := chain[-1].__cause__) is not None:
+        chain.append(inner)
+    return chain

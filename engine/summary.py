@@ -1,0 +1,150 @@
+"""Plans and results in words: a line for a decision, for a video, and the table of a run.
+
+Pure: records in, lines out, none of which contains anything a terminal could act on.
+"""
+
+import datetime as dt
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from engine.records import Analysis, RunReport, State, Video, VideoResult
+from engine.terminal import clock, count, printable
+
+if TYPE_CHECKING:
+    from engine.run import Plan
+
+_WORDS = {State.TIMED_OUT: "timed out"}
+_FINE = (State.DONE, State.SKIPPED)
+_LEFT_OUT = (State.SKIPPED, State.INTERRUPTED)
+
+Flaw = tuple[State, str, str]  # how it ended, the video's name, why
+
+
+def word(state: State) -> str:
+    """A state as people write it."""
+    return _WORDS.get(state, state.value)
+
+
+def name_of(video: Video) -> str:
+    """The name of a video's outputs, which is also how people know it."""
+    return printable(video.name)
+
+
+def video_line(result: VideoResult) -> str:
+    """How a video ended, with its figures: for the moment it ends."""
+    return f"{word(result.state):<11} {name_of(result.video)}: {'; '.join(_facts(result))}"
+
+
+def table(report: RunReport, flaws: Sequence[Flaw]) -> list[str]:
+    """The end of a run: counts, then each thing that is not as it should be, with its reason.
+
+    What was left out (skipped, interrupted) is told once per reason, everything else per video.
+    """
+    rows = list(flaws)
+    left_out = Counter((state, why) for state, _, why in rows if state in _LEFT_OUT)
+    rows = [row for row in rows if row[0] not in _LEFT_OUT]
+    width = min(max((len(name) for _, name, _ in rows), default=0), 40)
+    lines = [_counts(report)]
+    lines += [f"  {word(state):<11} {name:<{width}}  {why}" for state, name, why in rows]
+    lines += [f"  {word(s):<11} {count(n, 'video')}: {why}" for (s, why), n in left_out.items()]
+    lines += [f"  {'problem':<11} {printable(p.message)}" for p in report.problems]
+    return lines
+
+
+def flaws_of(result: VideoResult) -> Iterator[Flaw]:
+    """What is not as it should be with a video: itself, or its analyses."""
+    name = name_of(result.video)
+    losses = [a for a in result.analyses if a.state is not State.DONE or a.failed]
+    told = bool(losses) and result.problem is not None and result.problem.code == "E_ANALYSIS"
+    if not told and (result.state not in _FINE or result.problem is not None):
+        reason = result.problem.message if result.problem else "no reason was given"
+        yield result.state, name, printable(reason)
+    if result.state is not State.INTERRUPTED:
+        for analysis in losses:
+            yield analysis.state, name, f"{analysis.recipe}: {_loss(analysis)}"
+
+
+def plan_lines(plan: "Plan", *, every_video: bool = False) -> list[str]:
+    """What would be done, a line for each decision with its reason."""
+    audio = f", {clock(plan.audio_seconds)} of audio" if plan.audio_seconds else ""
+    sizing = plan.sizing
+    lines = [f"{'videos':<12} {plan.todo} to do, {plan.done} done already{audio}"]
+    if every_video:
+        lines += [f"{'':<12} {name_of(video)}" for video in plan.videos]
+    lines += [f"{'no video':<12} {printable(problem.message)}" for problem in plan.problems]
+    lines.append(f"{'model':<12} {printable(plan.model_note or plan.model)}")
+    for slot in sizing.slots:
+        threads = count(slot.threads, "thread")
+        shape = f"{slot.compute_type}, batch {slot.batch_size}, {threads}"
+        lines.append(f"{'slot ' + slot.device:<12} {shape}: {slot.why}")
+    workers = count(sizing.preparation, "worker")
+    lines.append(f"{'preparation':<12} {workers}: {sizing.preparation_why}")
+    lines.append(f"{'LLM threads':<12} {sizing.llm_threads}: {sizing.llm_why}")
+    return lines + [_text_goes_to(*analyst) for analyst in plan.analysts]
+
+
+def status_lines(status: Mapping[str, Any]) -> list[str]:
+    """``read_status`` in words."""
+    counts = ", ".join(f"{n} {word(State(state))}" for state, n in status["videos"].items())
+    lines = [f"videos    {counts or 'none'}"]
+    for failure in status["failures"]:
+        state, name = word(State(failure["state"])), printable(failure["video"])
+        lines.append(f"  {state:<11} {name}  {printable(failure['message'] or '')}")
+    return [*lines, f"last run  {_last_run(status['last_run'])}"]
+
+
+def _last_run(run: Mapping[str, Any] | None) -> str:
+    if run is None:
+        return "none"
+    begun = dt.datetime.fromtimestamp(run["started"]).astimezone().isoformat(" ", "seconds")
+    place = f"process {run['pid']} on {printable(run['host'])}"
+    if run["ended"] is None:
+        return f"began {begun}, has not ended: {place}"
+    span = clock(run["ended"] - run["started"])
+    return f"began {begun}, ended after {span} with exit code {run['exit_code']}"
+
+
+def _text_goes_to(recipe: str, analyst: str, hosts: tuple[str, ...]) -> str:
+    if not hosts:
+        return f"{'text goes to':<12} nobody for {recipe}: {analyst} works offline"
+    return f"{'text goes to':<12} {', '.join(map(printable, hosts))} for {recipe}, by {analyst}"
+
+
+def _facts(result: VideoResult) -> Iterator[str]:
+    transcript = result.transcript
+    if transcript is not None:
+        segments = count(len(transcript.segments), "segment")
+        yield f"{clock(transcript.duration)} of audio, {segments}, {transcript.language}"
+    if result.problem is not None:
+        yield printable(result.problem.message)
+    for analysis in result.analyses:
+        yield _found(analysis)
+
+
+def _found(analysis: Analysis) -> str:
+    found = count(len(analysis.items), "item")
+    lost = _loss(analysis)
+    return f"{analysis.recipe}: {lost}" if lost else f"{analysis.recipe}: {found}"
+
+
+def _counts(report: RunReport) -> str:
+    states = Counter(result.state for result in report.videos)
+    ended = ", ".join(f"{states[state]} {word(state)}" for state in State if states[state])
+    resumed = sum(result.resumed for result in report.videos)
+    before = f" ({resumed} done before)" if resumed else ""
+    return f"{count(len(report.videos), 'video')}: {ended or 'none'}{before}"
+
+
+def _loss(analysis: Analysis) -> str:
+    """What an analysis lacks and why; "" if it lacks nothing."""
+    reasons = Counter(
+        printable(chunk.problem.message if chunk.problem else word(chunk.state))
+        for chunk in analysis.failed
+    )
+    parts = [f"{n} of {count(analysis.chunks, 'chunk')} failed: {r}" for r, n in reasons.items()]
+    if analysis.problem is not None and not parts:
+        parts = [f"{word(analysis.state)}: {printable(analysis.problem.message)}"]
+    if analysis.state not in _FINE and not parts:
+        parts = [word(analysis.state)]
+    return "; ".join(parts)

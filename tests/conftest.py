@@ -1,0 +1,94 @@
+"""What all tests share: which ones run, an environment without a user's settings, the command."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# the same examples every time; a slow machine is no failure
+hypothesis.settings.register_profile("reelmine", derandomize=True, deadline=None, database=None)
+hypothesis.settings.load_profile("reelmine")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all", action="store_true", help="also the tests marked slow")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without --all the slow tests are left out, unless -m chooses for itself."""
+    if config.getoption("--all") or config.getoption("-m"):
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    config.hook.pytest_deselected(items=slow)
+    items[:] = [item for item in items if item not in slow]
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No option, no endpoint and no key comes from the environment the tests run in."""
+    for name in list(os.environ):
+        if name.startswith(("REELMINE_", "OPENAI_")) and name != "REELMINE_CACHE":
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def samples() -> Path:
+    """The bundled sample videos."""
+    return ROOT / "engine" / "samples"
+
+
+@pytest.fixture(scope="session")
+def tiny_en() -> Path:
+    """The folder of the model tiny.en, fetched if need be."""
+    return _model("tiny.en")
+
+
+@pytest.fixture(scope="session")
+def base() -> Path:
+    """The folder of the multilingual model base, fetched if need be."""
+    return _model("base")
+
+
+def _model(name: str) -> Path:
+    from engine.speech.models import get
+
+    return get(name).path
+
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def reelmine(tmp_path: Path) -> Command:
+    """``reelmine("plan", "talk.mp4", env={...})``: the real command, in an empty folder."""
+
+    def run(
+        *words: str | Path,
+        env: dict[str, str] | None = None,
+        stdin: bytes = b"",
+        timeout: float = 120,
+    ) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            command(words),
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},
+            input=stdin,
+            capture_output=True,
+            timeout=timeout,
+            check=False,
+        )
+        out, err = done.stdout.decode(), done.stderr.decode()
+        return subprocess.CompletedProcess(done.args, done.returncode, out, err)
+
+    return run
+
+
+def command(words: Sequence[str | Path]) -> list[str]:
+    """What starts the command with the interpreter that runs the tests."""
+    return [sys.executable, "-m", "engine", *map(str, words)]

@@ -1,0 +1,195 @@
+"""Plans for machines that are not here: every number and its sentence."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.config import Config
+from engine.errors import EXIT_USAGE, UsageError
+from engine.pools.sizing import size
+from engine.testing.hardware import GIB, container, mig_server, slurm_job, workstation
+
+TINY, TURBO = 75_537_502, 1_617_884_929  # bytes of model.bin
+
+
+def test_cores_without_a_gpu_get_a_slot_of_one_thread_each():
+    plan = size(replace(container(2, 8 * GIB), cores_source="affinity"), Config(), TINY)
+    assert [(slot.device, slot.threads, slot.batch_size) for slot in plan.slots] == [
+        ("cpu:0", 1, 1),
+        ("cpu:1", 1, 1),
+    ]
+    assert {slot.compute_type for slot in plan.slots} == {"int8"}
+    assert {slot.pin for slot in plan.slots} == {None}
+    assert plan.slots[0].why == (
+        "2 slots of 1 thread: 2 cores (affinity), no GPU;"
+        " two of one thread are 2.5 times as fast as one of two"
+    )
+    assert plan.preparation == 1
+
+
+def test_a_fraction_of_a_core_is_not_rounded_up():
+    plan = size(container(1.5, 3 * GIB), Config(), TINY)
+    assert len(plan.slots) == 1
+    assert plan.slots[0].why == "1 slot of 1 thread: 1.5 cores (cgroup quota), no GPU"
+
+
+def test_less_than_a_core_still_gets_a_slot():
+    plan = size(container(0.25, 3 * GIB), Config(), TINY)
+    assert (len(plan.slots), plan.preparation) == (1, 1)
+
+
+def test_memory_limits_the_slots_and_the_cores_become_threads():
+    plan = size(slurm_job(cores=8, memory=12 * GIB), Config(), TURBO)
+    assert [slot.threads for slot in plan.slots] == [4, 4]
+    assert plan.slots[0].why == (
+        "2 slots on 8 cores (SLURM_CPUS_PER_TASK): no more models fit into 12 GiB of memory"
+    )
+
+
+def test_memory_that_is_not_known_limits_nothing():
+    assert len(size(replace(slurm_job(8), memory=None), Config(), TURBO).slots) == 8
+    assert len(size(slurm_job(8, memory=2 * GIB), Config(), None).slots) == 8
+
+
+def test_a_model_that_hardly_fits_still_gets_one_slot():
+    assert len(size(container(4, GIB), Config(), TURBO).slots) == 1
+
+
+@pytest.mark.parametrize(
+    ("cores", "slots", "threads"), [(4, 3, [2, 1, 1]), (4, 1, [4]), (2, 3, [1, 1, 1])]
+)
+def test_slots_asked_for_share_all_cores(cores, slots, threads):
+    plan = size(container(cores, 8 * GIB), Config(slots=slots), TINY)
+    assert [slot.threads for slot in plan.slots] == threads
+    assert "asked for" in plan.slots[0].why
+    assert ("take turns" in plan.slots[0].why) == (slots > cores)
+
+
+@given(cores=st.integers(1, 200), memory=st.integers(1 * GIB, 600 * GIB))
+def test_no_core_is_promised_twice_and_none_left_out(cores, memory):
+    plan = size(slurm_job(cores, memory), Config(), TURBO)
+    assert sum(slot.threads for slot in plan.slots) == cores
+
+
+def test_every_gpu_gets_a_slot_pinned_to_it():
+    machine = workstation(gpus=2)
+    plan = size(machine, Config(), TURBO)
+    assert [(slot.device, slot.pin) for slot in plan.slots] == [
+        ("cuda:0", machine.gpus[0].index),
+        ("cuda:1", machine.gpus[1].index),
+    ]
+    assert {(slot.compute_type, slot.batch_size) for slot in plan.slots} == {("float16", 16)}
+    assert plan.slots[0].why == ("1 slot on NVIDIA RTX 4090; batch 16: 24 GiB of its memory free")
+
+
+def test_a_busy_gpu_gets_a_smaller_batch():
+    plan = size(workstation(gpus=2, busy=(1,), free=3 * GIB), Config(), TURBO)
+    assert [slot.batch_size for slot in plan.slots] == [16, 8]
+    assert "3 GiB of its memory free" in plan.slots[1].why
+
+
+def test_a_gpu_whose_memory_is_not_known_gets_the_small_batch():
+    machine = workstation()
+    machine = replace(machine, gpus=(replace(machine.gpus[0], free=None, total=None),))
+    plan = size(machine, Config(), TURBO)
+    assert plan.slots[0].batch_size == 8
+    assert "not known" in plan.slots[0].why
+
+
+def test_slices_of_a_gpu_are_devices_like_others():
+    plan = size(mig_server(3), Config(), TURBO)
+    assert len({slot.pin for slot in plan.slots}) == 3
+    assert all(slot.pin is not None and slot.pin.startswith("MIG-") for slot in plan.slots)
+
+
+def test_several_slots_on_a_gpu_share_its_memory():
+    plan = size(workstation(gpus=2, gpu_memory=12 * GIB), Config(slots=3), TURBO)
+    assert [slot.device for slot in plan.slots] == ["cuda:0", "cuda:1", "cuda:0"]
+    assert [slot.batch_size for slot in plan.slots] == [8, 16, 8]
+
+
+@pytest.mark.parametrize(
+    ("machine", "preparation", "why"),
+    [
+        (workstation(gpus=1, cores=16), 8, "8 per GPU"),
+        (workstation(gpus=8, cores=16), 15, "all cores but one"),
+        (workstation(gpus=1, cores=1), 1, "all cores but one"),
+        (workstation(gpus=4, cores=64, memory=4 * GIB), 5, "as many as fit into 4 GiB of memory"),
+    ],
+)
+def test_preparation_keeps_gpus_fed_within_cores_and_memory(machine, preparation, why):
+    plan = size(machine, Config(), TURBO)
+    assert plan.preparation == preparation
+    assert plan.preparation_why.endswith(why)
+
+
+def test_preparation_on_a_cpu_is_a_quarter_of_the_cores():
+    assert size(slurm_job(16, 64 * GIB), Config(), TINY).preparation == 4
+
+
+def test_what_the_user_asks_for_is_what_the_slots_get():
+    config = Config(batch_size=4, compute_type="int8_float16", device="cuda:1")
+    (slot,) = size(workstation(gpus=2), config, TURBO).slots
+    assert (slot.device, slot.batch_size, slot.compute_type) == ("cuda:1", 4, "int8_float16")
+    assert "batch 4 asked for" in slot.why
+
+
+def test_the_cpu_can_be_asked_for_on_a_machine_with_gpus():
+    plan = size(workstation(gpus=2, cores=4), Config(device="cpu"), TINY)
+    assert [slot.device for slot in plan.slots] == ["cpu:0", "cpu:1", "cpu:2", "cpu:3"]
+
+
+def test_a_list_of_gpus_is_taken_in_its_order():
+    plan = size(workstation(gpus=4), Config(device="cuda:2,cuda:0"), TURBO)
+    assert [slot.device for slot in plan.slots] == ["cuda:2", "cuda:0"]
+
+
+@pytest.mark.parametrize(
+    ("device", "machine", "sentence"),
+    [
+        ("cuda", container(), "no GPU is known on this machine (no NVIDIA GPU is known); use"),
+        ("cuda:2", workstation(gpus=2), "no cuda:2 on this machine, only cuda:0, cuda:1"),
+        ("cuda:0,cuda:0", workstation(gpus=2), "a GPU is named twice"),
+        ("gpu", workstation(), "'gpu' is none of auto, cpu, cuda, cuda:N"),
+        ("cuda:0,1", workstation(gpus=2), "'1' is none of"),
+        ("cuda:", workstation(), "'cuda:' is none of"),
+    ],
+)
+def test_a_device_that_is_not_there_is_a_usage_error(device, machine, sentence):
+    with pytest.raises(UsageError) as caught:
+        size(machine, Config(device=device), TINY)
+    assert f"--device {device}" in str(caught.value)
+    assert sentence in str(caught.value)
+    assert caught.value.exit_code == EXIT_USAGE
+
+
+def test_float16_on_a_cpu_is_refused_with_what_to_use():
+    with pytest.raises(UsageError, match="needs a GPU; on a CPU use int8"):
+        size(container(), Config(compute_type="float16"), TINY)
+
+
+def test_an_unknown_compute_type_is_refused_with_the_known_ones():
+    with pytest.raises(UsageError, match="fp8: not one of auto, default, int8,"):
+        size(workstation(), Config(compute_type="fp8"), TINY)
+
+
+@pytest.mark.parametrize(
+    ("cores", "descriptors", "asked", "start", "cap"),
+    [
+        (2, 1024, None, 8, 64),
+        (16, 65_536, None, 8, 128),
+        (16, 256, None, 8, 64),
+        (0.1, 1024, None, 3, 3),
+        (2, None, 16, 16, 64),
+        (2, 1024, 1, 1, 64),
+        (2, 1024, 500, 64, 64),
+    ],
+)
+def test_llm_calls_start_low_and_have_a_cap(cores, descriptors, asked, start, cap):
+    machine = replace(container(cores), descriptors=descriptors)
+    plan = size(machine, Config(llm_threads=asked), TINY)
+    assert (plan.llm_threads, plan.llm_cap) == (start, cap)
+    assert f"at most {cap}" in plan.llm_why
+    assert ("asked for" if asked else "to begin with") in plan.llm_why
