@@ -4,12 +4,11 @@ Importing this is cheap and starts nothing: the names below are looked up when t
 because every worker process imports this package again.
 """
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from engine.api import run, stream
     from engine.config import Config
     from engine.errors import ReelmineError, UsageError
     from engine.events import Event
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
         VideoResult,
         Word,
     )
-    from engine.run import run, stream
 
 __version__ = "0.1.0"
 
@@ -56,20 +54,9 @@ _HOME = {
     "ReelmineError": "engine.errors",
     "UsageError": "engine.errors",
     "Event": "engine.events",
-    "run": "engine.run",
-    "stream": "engine.run",
+    "run": "engine.api",
+    "stream": "engine.api",
 }  # everything else of __all__ is a record
-
-
-class _Package(ModuleType):
-    """Keeps ``engine.run`` the function: importing the file of that name would put itself there."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if not (name == "run" and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:

@@ -1,6 +1,8 @@
 """``python -m engine``: the same command as ``reelmine``."""
 
+import sys
+
 from engine.cli import main
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -11,6 +11,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,10 +88,11 @@ def run(shell: _Shell, /, paths: tuple[str, ...], files_from: str | None, **opti
 @click.pass_obj
 def plan(shell: _Shell, /, paths: tuple[str, ...], files_from: str | None, **options: Any) -> int:
     """Show what `run` with the same words would do, and why; loads no model."""
-    from engine.run import plan as make_plan
+    names, config = _paths(paths, files_from), load(_given(options))
+    from engine.api import plan as make_plan
     from engine.summary import plan_lines
 
-    made = make_plan(_paths(paths, files_from), load(_given(options)))
+    made = make_plan(names, config)
     for line in plan_lines(made, every_video=shell.verbose):
         _say(line)
     return EXIT_INCOMPLETE if made.problems else EXIT_DONE
@@ -153,7 +155,7 @@ def models(context: click.Context) -> None:
 
         for model, folder in known():
             size = f"{model.size / 1e6:,.0f} MB" if model.size else "size unknown"
-            languages = "99 languages" if model.multilingual else "English"
+            languages = "multilingual" if model.multilingual else "English only"
             _say(f"{model.name:<20} {size:>12}  {languages:<12}  {folder or 'not here'}")
 
 
@@ -180,8 +182,8 @@ def models_path(name: str) -> None:
 
 
 def _run(shell: _Shell, paths: Sequence[str], config: Config) -> int:
+    from engine.api import run as run_all
     from engine.progress import Progress
-    from engine.run import run as run_all
 
     _set_up_log(shell)
     with Progress(sys.stderr if shell.quiet else sys.stdout, quiet=shell.quiet) as progress:
@@ -192,12 +194,16 @@ def _fetch(name: str, shell: _Shell) -> None:
     """Get a model, with a bar where somebody watches."""
     from engine.speech.models import get
 
-    bar: Any = click.progressbar(
-        length=1, label=printable(name), file=sys.stderr, hidden=shell.quiet
-    )
-    with bar:
+    with ExitStack() as stack:
+        bar: Any = None  # none for a model that is here already
 
         def show(done: int, total: int) -> None:
+            nonlocal bar
+            if bar is None:
+                hidden = shell.quiet or not sys.stderr.isatty()
+                label = printable(name)
+                bar = click.progressbar(length=1, label=label, file=sys.stderr, hidden=hidden)
+                stack.enter_context(bar)
             bar.length = total or None
             bar.update(done - bar.pos)
 

@@ -122,7 +122,7 @@ def _shown(value: object) -> str:
 # Where values come from
 
 _ALIASES = {"output_dir": "output"}
-_OTHER_VARIABLES = {"cache", "worker"}  # where models are kept; what marks a worker process
+_OTHER_VARIABLES = {"cache"}  # REELMINE_CACHE: where models are kept; not an option of a run
 
 
 def _from_toml(path: Path | None) -> dict[str, _Given]:

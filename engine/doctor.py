@@ -20,7 +20,7 @@ from engine.pools.hardware import Hardware, snapshot
 from engine.terminal import printable
 
 _NEEDED = ("faster-whisper", "ctranslate2", "av", "numpy", "onnxruntime", "openai", "pydantic")
-_OPTIONAL = {"torch": "a faster encoder", "nvidia-ml-py": "GPUs"}
+_OPTIONAL = {"torch": "reelmine[torch]", "nvidia-ml-py": "reelmine[gpu]"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +52,8 @@ def _libraries() -> Iterator[Finding]:
     for name in _NEEDED:
         version = _version(name)
         yield Finding(name, bool(version), version or "missing; pip install --upgrade reelmine")
-    for name, use in _OPTIONAL.items():
-        version = _version(name)
-        yield Finding(name, True, version or f"not installed; for {use}: pip install reelmine[gpu]")
+    for name, extra in _OPTIONAL.items():
+        yield Finding(name, True, _version(name) or f"not installed (pip install {extra})")
 
 
 def _version(distribution: str) -> str | None:
@@ -100,7 +99,7 @@ def _models() -> Iterator[Finding]:
 
 
 def _slots(config: Config) -> Iterator[Finding]:
-    from engine.run import check_slots
+    from engine.api import check_slots
 
     try:
         for slot, ok, sentence in check_slots(config):

@@ -53,7 +53,7 @@ class OutputError(UsageError):
 
 
 class UnguardedError(UsageError):
-    """Put the call under `if __name__ == "__main__":`; worker processes import your script again."""
+    """Put the call under `if __name__ == "__main__":`; worker processes import the script again."""
 
     code = "E_UNGUARDED"
 

@@ -14,6 +14,14 @@ if TYPE_CHECKING:  # whoever listens needs no psutil
 
 
 @dataclass(frozen=True, slots=True)
+class Fetching:
+    """The model is not here and is being fetched; comes before ``RunStarted``."""
+
+    done: int  # bytes
+    total: int  # bytes; 0: not known
+
+
+@dataclass(frozen=True, slots=True)
 class RunStarted:
     """Everything is known that can be known before the first slot opens."""
 
@@ -105,7 +113,8 @@ class RunFinished:
 
 
 Event = (
-    RunStarted
+    Fetching
+    | RunStarted
     | SlotChanged
     | VideoStarted
     | VideoProgress

@@ -176,9 +176,10 @@ class Job:
         """How a chunk ended."""
         self.questions[recipe].results[result.index] = result
 
-    def skip(self, recipe: str, problem: Problem) -> None:
-        """This recipe does not apply to this video."""
-        self.questions[recipe].skipped = problem
+    def skip_analysis(self, problem: Problem) -> None:
+        """No recipe applies to this video."""
+        for question in self.questions.values():
+            question.skipped = problem
 
     # the end
 

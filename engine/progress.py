@@ -20,7 +20,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from engine.events import Event, Notice, RunFinished, RunStarted, VideoFinished
+from engine.events import Event, Fetching, Notice, RunFinished, RunStarted, VideoFinished
 from engine.records import State
 from engine.summary import Flaw, flaws_of, table, video_line
 from engine.tally import BROKEN, Tally
@@ -47,6 +47,7 @@ class Progress:
         self._now = now
         self._tally = Tally(started=now())
         self._flaws: list[Flaw] = []  # of the videos so far: the report says less of each
+        self._fetching = False
         self._drawn = 0.0
         self._gone = False
         self._live = None if quiet or not _is_terminal(self._stream, env) else self._display(env)
@@ -79,13 +80,17 @@ class Progress:
                 self._say(_beginning(event))
                 if event.note:
                     self._say(printable(event.note))
+            case Fetching() if not self._fetching:
+                self._fetching = True
+                size = f", {event.total / 1e6:,.0f} MB" if event.total else ""
+                self._say(f"fetching the model{size}, once")
             case Notice():
                 self._say(printable(event.text), problem=True)
             case VideoFinished(result):
                 self._flaws += flaws_of(result)
                 if not result.resumed:
-                    line = f"{video_line(result)} [{_overall(self._tally, now)}]"
-                    self._say(line, problem=result.state in BROKEN)
+                    so_far = "" if self._live else f" [{_overall(self._tally, now)}]"
+                    self._say(video_line(result) + so_far, problem=result.state in BROKEN)
             case RunFinished(report):
                 self._close()
                 counts, *flaws = table(report, self._flaws)
@@ -130,6 +135,8 @@ class Progress:
         lines = Table.grid(padding=(0, 2))
         lines.add_column(style="bold", no_wrap=True)
         lines.add_column(no_wrap=True, overflow="ellipsis")
+        if tally.fetched is not None:
+            lines.add_row("model", Text(_fetched(*tally.fetched)))
         lines.add_row("LLM", Text(_calls(tally)))
         for slot, doing in tally.slots.items():  # last: a low terminal cuts off some of these
             lines.add_row(Text(slot), Text(printable(doing)))
@@ -177,6 +184,11 @@ def _overall(tally: Tally, now: float) -> str:
     return ", ".join(parts)
 
 
+def _fetched(done: int, total: int) -> str:
+    of = f" of {total / 1e6:,.0f}" if total else ""
+    return f"{done / 1e6:,.0f}{of} MB fetched"
+
+
 def _calls(tally: Tally) -> str:
     ended = sum(tally.calls.values())
     failed = ended - tally.calls[State.DONE] - tally.calls[State.SKIPPED]
@@ -188,5 +200,5 @@ def _ending(tally: Tally, now: float) -> str:
     elapsed, speed = now - tally.started, tally.speed(now)
     pace = f", {speed:.1f} x real time" if speed is not None else ""
     ended = sum(tally.calls.values())
-    calls = f", {count(ended, 'LLM call')}" if ended else ""
+    calls = f", {count(ended, 'chunk')} analysed" if ended else ""
     return f"{clock(tally.audio_done)} of audio in {clock(elapsed)}{pace}{calls}"

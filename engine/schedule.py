@@ -322,6 +322,11 @@ class Schedule:
         )
 
     @property
+    def opening(self) -> bool:
+        """Some place is being opened."""
+        return any(place.phase is Phase.OPENING for place in self.places.values())
+
+    @property
     def next_deadline(self) -> float | None:
         """The next instant at which a place will be judged to hang."""
         return min((p.deadline for p in self.places.values() if p.deadline), default=None)
@@ -347,6 +352,7 @@ class Schedule:
         self._ready.pop(video, None)
         self._todo = [v for v in self._todo if v != video]
         self._again = deque(units for units in self._again if units[0][0] != video)
+        self._calls = [key for key in self._calls if key[0] != video]
         for place in self.places.values():
             if place.video == video and not place.busy:
                 place.video = None
@@ -360,7 +366,7 @@ class Schedule:
 
     # events
 
-    def _take(self, event: Event, now: float) -> list[Action]:  # noqa: PLR0911, PLR0912 -- a table
+    def _take(self, event: Event, now: float) -> list[Action]:  # noqa: PLR0912 -- a table
         match event:
             case Ready(name, seconds):
                 place = self.places[name]

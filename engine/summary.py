@@ -12,7 +12,7 @@ from engine.records import Analysis, RunReport, State, Video, VideoResult
 from engine.terminal import clock, count, printable
 
 if TYPE_CHECKING:
-    from engine.run import Plan
+    from engine.api import Plan
 
 _WORDS = {State.TIMED_OUT: "timed out"}
 _FINE = (State.DONE, State.SKIPPED)

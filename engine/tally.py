@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from engine.events import (
     CallFinished,
     Event,
+    Fetching,
     LlmChanged,
     RunStarted,
     SlotChanged,
@@ -32,6 +33,7 @@ class Tally:
     ended: int = 0  # of the videos to do
     resumed: int = 0
     broken: int = 0  # videos
+    fetched: tuple[int, int] | None = None  # bytes of the model, of how many; None: not fetching
     slots: dict[str, str] = field(default_factory=dict)  # what each does now
     calls_active: int = 0
     calls_waiting: int = 0
@@ -44,7 +46,10 @@ class Tally:
     def note(self, event: Event) -> None:
         """Take one event in; those that change no figure are ignored."""
         match event:
+            case Fetching():
+                self.fetched = (event.done, event.total)
             case RunStarted():
+                self.fetched = None
                 self.videos, self.todo, self._audio = event.videos, event.todo, event.audio_seconds
                 self.slots = dict.fromkeys(event.slots, "waiting")
             case SlotChanged():

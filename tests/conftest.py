@@ -1,15 +1,11 @@
 """What all tests share: which ones run, an environment without a user's settings, the command."""
 
 import os
-import subprocess
-import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import hypothesis
 import pytest
-
-ROOT = Path(__file__).parents[1]
+from shell import ROOT, Reelmine, reelmine_in
 
 # the same examples every time; a slow machine is no failure
 hypothesis.settings.register_profile("reelmine", derandomize=True, deadline=None, database=None)
@@ -61,34 +57,7 @@ def _model(name: str) -> Path:
     return get(name).path
 
 
-Command = Callable[..., subprocess.CompletedProcess[str]]
-
-
 @pytest.fixture
-def reelmine(tmp_path: Path) -> Command:
-    """``reelmine("plan", "talk.mp4", env={...})``: the real command, in an empty folder."""
-
-    def run(
-        *words: str | Path,
-        env: dict[str, str] | None = None,
-        stdin: bytes = b"",
-        timeout: float = 120,
-    ) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            command(words),
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},
-            input=stdin,
-            capture_output=True,
-            timeout=timeout,
-            check=False,
-        )
-        out, err = done.stdout.decode(), done.stderr.decode()
-        return subprocess.CompletedProcess(done.args, done.returncode, out, err)
-
-    return run
-
-
-def command(words: Sequence[str | Path]) -> list[str]:
-    """What starts the command with the interpreter that runs the tests."""
-    return [sys.executable, "-m", "engine", *map(str, words)]
+def reelmine(tmp_path: Path) -> Reelmine:
+    """The real command, in an empty folder."""
+    return reelmine_in(tmp_path)

@@ -166,9 +166,7 @@ def test_unreadable_file_and_folder_are_problems_and_the_rest_goes_on(
     assert names(found) == ["a"]
     assert [p.code for p in found.problems] == ["E_IO", "E_IO", "E_IO"]
     blamed = [p.message.split(" cannot be read (Permission denied)")[0] for p in found.problems]
-    assert blamed == [
-        str(open_folder / name) for name in ("locked", "locked/b.mp4", "secret.mp4")
-    ]
+    assert blamed == [str(open_folder / name) for name in ("locked", "locked/b.mp4", "secret.mp4")]
 
 
 def test_loop_of_links_ends_and_links_are_followed_only_to_files(films: Path, out: Path) -> None:
@@ -312,7 +310,7 @@ def test_problem_with_an_odd_name_is_one_printable_line(films: Path, out: Path) 
 
 
 def test_plain_name_is_shown_as_it_is() -> None:
-    assert shown("/films/naïve café – 日本.mp4") == "/films/naïve café – 日本.mp4"
+    assert shown("/films/naïve café, 日本.mp4") == "/films/naïve café, 日本.mp4"
 
 
 PARTS = st.sampled_from(["a", "A", "é", "e\u0301", "a.json", "\udcff", "\n", "x" * 240])

@@ -152,7 +152,8 @@ def test_decisions_touch_nothing_outside(file: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "file", ["run.py", "cli.py", "schedule.py", "pools/local.py", "__init__.py"]
+    "file",
+    ["api.py", "loop.py", "setup.py", "cli.py", "schedule.py", "pools/local.py", "__init__.py"],
 )
 def test_the_parent_loads_no_model_library(file: str) -> None:
     assert not loaded_with(file) & NOT_IN_PARENT

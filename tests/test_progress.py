@@ -14,6 +14,7 @@ import pytest
 from engine.events import (
     CallFinished,
     Event,
+    Fetching,
     LlmChanged,
     Notice,
     RunFinished,
@@ -92,6 +93,12 @@ def terminal() -> Iterator[tuple[TextIO, list[str]]]:
                 break
     os.close(master)
     written.append(content.decode())
+
+
+@pytest.fixture(autouse=True)
+def _same_colours_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rich asks the environment itself how many colours there are, and remembers the first."""
+    monkeypatch.setenv("TERM", "xterm-256color")
 
 
 # Figures
@@ -186,6 +193,17 @@ def test_lines_are_flushed_as_they_happen(tmp_path: Path) -> None:
     with path.open("w", encoding="utf-8") as stream, Progress(stream, env={}) as progress:
         progress(Notice("first"))
         assert path.read_text() == "first\n"
+
+
+def test_fetching_the_model_is_told_once_and_counted_on_a_terminal() -> None:
+    steps = [Fetching(n * 10**6, 75 * 10**6) for n in (0, 30, 60)]
+    assert shown(*steps) == "fetching the model, 75 MB, once\n"
+    clock = Clock()
+    with terminal() as (stream, written), Progress(stream, env=TERMINAL, now=clock) as progress:
+        for event in steps:
+            clock.now += 1
+            progress(event)
+    assert "30 of 75 MB fetched" in written[0]
 
 
 def test_model_note_is_told() -> None:
@@ -322,8 +340,7 @@ def test_terminal_gets_its_cursor_back_after_an_error() -> None:
     assert written[0].rindex(show) > written[0].rindex(hide)
 
 
-def test_no_color_leaves_no_colour(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TERM", "xterm-256color")  # rich looks for itself how many colours there are
+def test_no_color_leaves_no_colour() -> None:
     colour = re.compile(r"\x1b\[[0-9;]*3[0-9;]*m")
     for env, coloured in (({}, True), ({"NO_COLOR": "1"}, False)):
         with terminal() as (stream, written), Progress(stream, env=TERMINAL | env) as progress:

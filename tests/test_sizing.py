@@ -106,7 +106,8 @@ def test_slices_of_a_gpu_are_devices_like_others():
 
 def test_several_slots_on_a_gpu_share_its_memory():
     plan = size(workstation(gpus=2, gpu_memory=12 * GIB), Config(slots=3), TURBO)
-    assert [slot.device for slot in plan.slots] == ["cuda:0", "cuda:1", "cuda:0"]
+    assert [slot.device for slot in plan.slots] == ["cuda:0", "cuda:1", "cuda:0.1"]
+    assert plan.slots[0].pin == plan.slots[2].pin
     assert [slot.batch_size for slot in plan.slots] == [8, 16, 8]
 
 

@@ -1,17 +1,15 @@
 """Who answers a recipe's question about a chunk: the phrasebook, or a language model.
 
 In: a recipe and a chunk. Out: a Reply (validated raw items), or one of the CallError family; and
-from a Reply, by `result_of`, the grounded items of the chunk. A failure is an error here and a state
-further on, never an empty list. Knows nothing about videos, threads or the ledger: `call` blocks
-its thread until its own deadline at the latest, may run in any number of threads, and changes
-nothing; `key` names a reply in the ledger's cache.
+from a Reply, by `result`, the grounded items of the chunk. A failure is an error here and a
+state further on, never an empty list. Knows nothing about videos, threads or the ledger: `call`
+blocks its thread until its own deadline at the latest, may run in any number of threads, and
+changes nothing; `key` names a reply in the ledger's cache.
 """
 
 import json
-import os
 import re
-import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -21,17 +19,14 @@ from engine.analysis import grounding, prompts, replies
 from engine.analysis.chunking import count_words, halves
 from engine.analysis.phrasebook import Match, Phrasebook
 from engine.analysis.recipes import Recipe
-from engine.config import Config
 from engine.errors import (
     CallError,
-    CallStopped,
     ContextError,
     NotJsonError,
     SchemaError,
     TruncatedError,
     UsageError,
 )
-from engine.llm.endpoint import Endpoint, find_endpoint, open_client
 from engine.records import Chunk, ChunkResult, Reply, State
 from engine.store.keys import digest
 
@@ -53,59 +48,14 @@ class Analyst(Protocol):
     def hosts(self) -> tuple[str, ...]:
         """The hosts that receive the text of transcripts."""
 
-    @property
-    def multilingual(self) -> bool:
-        """Whether transcripts in other languages than English can be asked about."""
-
-    @property
-    def identity(self) -> str:
-        """Digest of everything about the analyst that changes its answers."""
-
     def key(self, recipe: Recipe, chunk: Chunk) -> str:
         """Digest of everything that changes the answer."""
 
     def call(self, recipe: Recipe, chunk: Chunk) -> Reply:
         """The answer, checked against the recipe; CallError if there is none in time."""
 
-    def close(self) -> None:
-        """End the calls under way; may be called twice."""
 
-
-def analysts_for(
-    recipes: Iterable[Recipe], config: Config, threads: int, env: Mapping[str, str] = os.environ
-) -> dict[str, Analyst]:
-    """Who answers each recipe, by its name: the endpoint if one is configured, else the phrasebook.
-
-    UsageError for a recipe that nobody can answer, and for two different ones of the same name.
-    Opens no connection.
-    """
-    analysts: dict[str, Analyst] = {}
-    known: dict[str, Recipe] = {}
-    endpoint = find_endpoint(config, env)
-    everyone = _llm_analyst(endpoint, config, threads) if endpoint else None
-    for recipe in recipes:
-        if known.setdefault(recipe.name, recipe) != recipe:
-            raise UsageError(f"Two different recipes are called {recipe.name}; rename one.")
-        if everyone is None and recipe.needs_endpoint:
-            raise UsageError(
-                f"Recipe {recipe.name} needs a language model: give --llm-model NAME, and "
-                "--llm-base-url URL or OPENAI_API_KEY. Offline only expressions can be had."
-            )
-        analysts[recipe.name] = everyone or analysts.get(recipe.name) or _phrasebook()
-    return analysts
-
-
-def _llm_analyst(endpoint: Endpoint, config: Config, threads: int) -> "LlmAnalyst":
-    return LlmAnalyst(endpoint.model, endpoint.host, lambda: open_client(endpoint, config, threads))
-
-
-def _phrasebook() -> "PhrasebookAnalyst":
-    from engine.speech.models import find_models_folder
-
-    return PhrasebookAnalyst(find_models_folder() / PhrasebookAnalyst.name)
-
-
-def result_of(recipe: Recipe, chunk: Chunk, reply: Reply) -> ChunkResult:
+def result(recipe: Recipe, chunk: Chunk, reply: Reply) -> ChunkResult:
     """The items of a reply with the cues and times where they were said."""
     items = grounding.ground(recipe, json.loads(reply.items), chunk)
     return ChunkResult(chunk.index, State.DONE, tuple(items), reply.dropped)
@@ -116,25 +66,33 @@ class PhrasebookAnalyst:
 
     name = "phrasebook-en"
     hosts: tuple[str, ...] = ()
-    multilingual = False
 
-    def __init__(self, folder: Path) -> None:
-        """`folder` holds phrases.tsv, which is read now and made ready when first asked."""
+    def __init__(self, book: Phrasebook, book_digest: str) -> None:
+        self._book = book
+        self._digest = book_digest
+
+    @classmethod
+    def load(cls, folder: Path) -> "PhrasebookAnalyst":
+        """With the book in `folder`; UsageError if it is not there or damaged."""
         try:
             content = (folder / PHRASES).read_bytes()
-        except OSError as error:
+            return cls(Phrasebook.load(folder), sha256(content).hexdigest())
+        except (OSError, ValueError) as error:
             raise UsageError(
-                f"{folder / PHRASES} cannot be read; install reelmine anew."
+                f"The phrasebook in {folder} cannot be used, install reelmine anew: {error}."
             ) from error
-        self.identity = digest([VERSION, self.name, sha256(content).hexdigest()])
-        self._folder = folder
-        self._lock = threading.Lock()  # protects the making of _book
-        self._book: Phrasebook | None = None
+
+    @classmethod
+    def bundled(cls) -> "PhrasebookAnalyst":
+        """With the book that we ship."""
+        from engine.speech.catalog import find_models_folder
+
+        return cls.load(find_models_folder() / cls.name)
 
     def key(self, recipe: Recipe, chunk: Chunk) -> str:
         """The book, the recipe and the text."""
         cues = [[cue.id, cue.text] for cue in (*chunk.context, *chunk.cues)]
-        return digest([self.identity, recipe.digest, len(chunk.context), cues])
+        return digest([VERSION, self._digest, recipe.digest, len(chunk.context), cues])
 
     def call(self, recipe: Recipe, chunk: Chunk) -> Reply:
         """The expressions whose last word is in the chunk's own cues.
@@ -146,38 +104,19 @@ class PhrasebookAnalyst:
             raise CallError(f"The phrasebook answers no recipe but expressions, not {recipe.name}.")
         cues = (*chunk.context, *chunk.cues)
         texts = [cue.text for cue in cues]
-        found = [m for m in self._ready().find(texts) if m.cues[-1] >= len(chunk.context)]
+        found = [m for m in self._book.find(texts) if m.cues[-1] >= len(chunk.context)]
         items = [_item(match, texts, [cues[position].id for position in match.cues])
                  for match in found]  # fmt: skip
         return Reply(_canonical(items))
 
-    def close(self) -> None:
-        """Nothing to close."""
-
-    def _ready(self) -> Phrasebook:
-        with self._lock:
-            if self._book is None:
-                try:
-                    self._book = Phrasebook.load(self._folder)
-                except ValueError as error:
-                    raise CallError(f"The phrasebook is damaged: {error}.") from error
-            return self._book
-
 
 class LlmAnalyst:
-    """Asks a language model at an endpoint; all recipes may share one."""
+    """Asks a language model at the client's endpoint; all recipes may share one."""
 
-    multilingual = True
-
-    def __init__(self, name: str, host: str, connect: "Callable[[], Client]") -> None:
-        """`connect` makes the client at the first call: a run that asks nothing needs none."""
-        self.name = name
-        self.hosts = (host,)
-        self.identity = digest([VERSION, name])
-        self._connect = connect
-        self._lock = threading.Lock()  # protects the two below
-        self._client: Client | None = None
-        self._closed = False
+    def __init__(self, client: "Client") -> None:
+        self._client = client
+        self.name = client.model
+        self.hosts = (client.host,)
 
     def key(self, recipe: Recipe, chunk: Chunk) -> str:
         """The model, the question word for word, and what a reply may be.
@@ -185,7 +124,7 @@ class LlmAnalyst:
         Not the base URL: a server that moves to another port repeats nothing.
         """
         asked = prompts.messages(recipe, chunk)
-        return digest([self.identity, recipe.digest, asked])
+        return digest([VERSION, self.name, recipe.digest, asked])
 
     def call(self, recipe: Recipe, chunk: Chunk) -> Reply:
         """The model's items. Within one deadline: an answer cut off is asked for again with double
@@ -194,31 +133,14 @@ class LlmAnalyst:
         """
         if not any(count_words(cue.text) for cue in chunk.cues):
             return Reply("[]", attempts=0)  # nothing was said: nothing to ask
-        client = self._connected()
-        with client.call():
+        with self._client.call():
             try:
-                return _ask(client, recipe, chunk)
+                return _ask(self._client, recipe, chunk)
             except ContextError:
                 parts = halves(chunk)
                 if parts is None:
                     raise
-            return _joined([_ask(client, recipe, part) for part in parts])
-
-    def close(self) -> None:
-        """End the calls under way and close the connections; any thread may do it, also twice."""
-        with self._lock:
-            self._closed = True
-            client = self._client
-        if client is not None:
-            client.close()
-
-    def _connected(self) -> "Client":
-        with self._lock:
-            if self._closed:
-                raise CallStopped
-            if self._client is None:
-                self._client = self._connect()
-            return self._client
+            return _joined([_ask(self._client, recipe, part) for part in parts])
 
 
 def _ask(client: "Client", recipe: Recipe, chunk: Chunk) -> Reply:

@@ -23,7 +23,7 @@ UNSPACED = (
 _UNSPACED = re.compile(f"[{UNSPACED}]")
 
 
-def next_chunk(
+def next_chunk(  # the transcript so far, and the recipe's two limits
     segments: Sequence[Segment],
     first: int,
     index: int,

@@ -11,6 +11,7 @@ those of our words, or of our cues where there are no words. What cannot be foun
 """
 
 import heapq
+import math
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,7 +24,7 @@ from engine.analysis.chunking import is_unspaced
 from engine.analysis.recipes import Recipe
 from engine.records import Chunk, Grounding, Item, Segment
 
-SIMILAR = 0.8  # share of common tokens (Ratcliff-Obershelp) from which a quote counts as found
+SIMILAR = 0.8  # tokens in common, in order, of those of the longer: from here a quote is found
 MAX_FUZZY = 60  # tokens; a longer quote is found exactly or not at all
 MAX_COMPARED = 16  # windows compared in full for one quote
 
@@ -103,7 +104,8 @@ def _grounded(recipe: Recipe, raw: Mapping[str, Any], text: _Text) -> Item:
 
 def _spans(cited: list[int], raw_cues: Sequence[int], first: int, last: int) -> bool:
     """Whether all cited cues exist and the quote lies within them."""
-    return len(cited) == len(set(raw_cues)) and cited[0] <= first and last <= cited[-1]
+    exist = bool(cited) and len(cited) == len(set(raw_cues))
+    return exist and cited[0] <= first and last <= cited[-1]
 
 
 def _find(text: _Text, quote: list[str], cited: list[int]) -> _Found | None:
@@ -139,10 +141,9 @@ def _similar(words: list[str], quote: list[str]) -> list[_Found]:
     size = len(quote)
     if not 1 < size <= MAX_FUZZY:
         return []
-    slack = max(1, size // 4)
     windows = (
         window
-        for length in range(max(1, size - slack), size + slack + 1)
+        for length in range(math.ceil(size * SIMILAR), int(size / SIMILAR) + 1)
         for window in _promising(words, Counter(quote), length, size)
     )
     matcher = SequenceMatcher(autojunk=False)
@@ -150,7 +151,9 @@ def _similar(words: list[str], quote: list[str]) -> list[_Found]:
     found = []
     for _, start, end in heapq.nsmallest(MAX_COMPARED, windows):
         matcher.set_seq1(words[start:end])
-        if (score := matcher.ratio()) >= SIMILAR:
+        common = sum(block.size for block in matcher.get_matching_blocks())
+        score = common / max(size, end - start)
+        if score >= SIMILAR:
             found.append(_Found(start, end, round(score, 3)))
     return found
 
@@ -168,7 +171,7 @@ def _promising(
             gone = words[end - length - 1]
             common -= inside[gone] <= wanted[gone]
             inside[gone] -= 1
-        bound = 2 * common / (size + length)
+        bound = common / max(size, length)
         if end >= length and bound >= SIMILAR:
             yield -bound, end - length, end
 

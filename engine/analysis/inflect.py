@@ -47,6 +47,11 @@ def noun_forms(base: str) -> frozenset[str]:
     return frozenset({base, _PLURALS.get(base) or _with_s(base)})
 
 
+def word_set(text: str) -> frozenset[str]:
+    """Words written with blanks between them, as a set."""
+    return frozenset(text.split())
+
+
 def _with_s(base: str) -> str:
     if base in {"have", "do", "go"}:
         return {"have": "has", "do": "does", "go": "goes"}[base]
@@ -77,11 +82,11 @@ def _stem(base: str) -> str:
     return base
 
 
-_BE = frozenset(
-    "be am is are was were been being 's 're 'm isn't aren't wasn't weren't ain't".split()
+_BE = word_set("be am is are was were been being 's 're 'm isn't aren't wasn't weren't ain't")
+_DOUBLING = word_set(
+    "admit begin commit forget regret prefer refer occur quit equip unwrap kidnap format program"
+    " outwit rebel travel"
 )
-_DOUBLING = frozenset("admit begin commit forget regret prefer refer occur quit equip".split())
-_DOUBLING |= {"unwrap", "zigzag", "kidnap", "format", "program", "outwit", "rebel", "travel"}
 _PLURALS = {
     "man": "men",
     "woman": "women",

@@ -16,13 +16,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from engine.analysis import tokens
-from engine.analysis.inflect import noun_forms, past_forms, verb_forms
-from engine.analysis.tokens import OBJECT, OWNER, SLOTS, SUBJECT, CueText
+from engine.analysis.inflect import noun_forms, past_forms, verb_forms, word_set
+from engine.analysis.tokens import OBJECT, OWNER, SELF, SLOTS, SUBJECT, CueText
 
 COLUMNS = ("phrase", "kind", "level", "definition", "example", "literal")
-KINDS = ("verb", "phrasal", "noun", "fixed")
+KINDS = ("phrasal", "verb", "noun", "fixed")  # the later, the stricter
 LEVELS = ("A2", "B1", "B2", "C1", "C2")
 MAX_BORDERS = 2
+CLOSED = (OWNER, SELF)  # slots that few words can fill
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +82,13 @@ class Phrasebook:
     def find(self, cues: Sequence[str]) -> list[Match]:
         """All expressions in `cues`, in text order, no word in two of them.
 
-        Where two overlap, the one with more words of its own wins, then the longer, then the
-        earlier, then the one that stands first in the book.
+        Where two overlap, the longer wins, counted in words that are the entry's own; then the
+        one with fewer words in between, the stricter kind, the earlier, the first in the book.
         """
         text = CueText(cues)
         uses, literals = self._uses(text)
         uses = [use for use in uses if not _is_literal(use, literals)]
-        uses.sort(key=lambda use: (-use.own, use.start - use.end, use.start))
+        uses.sort(key=_preference)
         taken = bytearray(len(text.tokens))
         chosen: list[_Use] = []
         for use in uses:
@@ -104,8 +105,9 @@ class Phrasebook:
         for start in range(len(text.tokens)):
             for ending, use, crossed in _walk(self._root, text, start):
                 if ending.literal:
-                    key = (use.entry.phrase, start)
-                    literals[key] = max(use.end, literals.get(key, 0))
+                    if crossed <= tokens.HYPHEN:  # "you know what, I quit" is not "you know what I"
+                        key = (use.entry.phrase, start)
+                        literals[key] = max(use.end, literals.get(key, 0))
                 elif _holds_together(text, use, crossed) and (
                     not ending.passive or _is_passive(text, start)
                 ):
@@ -118,7 +120,7 @@ class _Use:
     entry: Entry
     start: int
     end: int
-    own: int  # words that are the entry's own, not a slot's
+    own: int  # words that are the entry's own; "my" and "myself" are, an object is not
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +184,7 @@ def _walk(root: _Node, text: CueText, start: int) -> Iterator[tuple[_Ending, _Us
                 stack.append((child, here + 1, own + 1, crossed))
             for slot, child in node.slots:
                 for end in text.slot_ends(slot, here):
-                    stack.append((child, end, own, crossed))
+                    stack.append((child, end, own + (slot in CLOSED), crossed))
             if word not in node.skippable:
                 break
             here += 1
@@ -192,15 +194,19 @@ def _holds_together(text: CueText, use: _Use, crossed: int) -> bool:
     """Whether the punctuation and borders inside still let it be one expression.
 
     A full stop at a border is often the recogniser's own: three words of the book outweigh it,
-    two or a phrasal verb ("I had to go. / On Sunday") do not.
+    two or a phrasal verb ("I had to go. / On Sunday") do not. A comma may stand in a fixed phrase
+    of three words, or where it repeats itself ("well, well"), not in "so, what are you doing".
     """
-    if text.tokens[use.end - 1].cue - text.tokens[use.start].cue > MAX_BORDERS:
+    first, last = text.tokens[use.start], text.tokens[use.end - 1]
+    if last.cue - first.cue > MAX_BORDERS:
         return False
-    fixed = use.entry.kind == "fixed"
-    weighty = use.own >= 3 and use.entry.kind != "phrasal"
+    fixed, phrasal = use.entry.kind == "fixed", use.entry.kind == "phrasal"
+    weighty = use.own >= 3 and not phrasal
+    comma = fixed and (weighty or first.word == last.word or "," in use.entry.phrase)
     return not (
-        (crossed & tokens.COMMA and not fixed)
-        or (crossed & tokens.BORDER_COMMA and not (fixed or weighty))
+        (crossed & tokens.HYPHEN and phrasal)  # "your make-up"
+        or (crossed & tokens.COMMA and not comma)
+        or (crossed & tokens.BORDER_COMMA and not (comma or weighty))
         or (crossed & tokens.BORDER_STOP and not weighty)
     )
 
@@ -219,6 +225,10 @@ def _is_literal(use: _Use, literals: dict[tuple[str, int], int]) -> bool:
         literals.get((use.entry.phrase, start), 0) >= use.end
         for start in range(use.start - 2 * tokens.MAX_SLOT_WORDS, use.start + 1)
     )
+
+
+def _preference(use: _Use) -> tuple[int, int, int, int]:
+    return -use.own, use.end - use.start, -KINDS.index(use.entry.kind), use.start
 
 
 def _match(text: CueText, use: _Use) -> Match:
@@ -282,7 +292,7 @@ def _patterns(entry: Entry) -> Iterator[tuple[_Ending, Pattern]]:
         return
     if entry.kind == "phrasal":
         yield _Ending(entry), (head, *rest[1:])
-        if len(rest) > 2:
+        if len(rest) > 2 and "{sth}" in entry.phrase:  # but not "put up him to it"
             yield _Ending(entry), (head, rest[1], OBJECT, *rest[2:])
     elif entry.kind == "verb":
         yield _Ending(entry, passive=True), (past_forms(elements[0]), *rest[1:])
@@ -301,7 +311,9 @@ def _inflected(kind: str, elements: list[str]) -> list[Element]:
             pattern[i] = noun_forms(element)  # "we laughed our heads off"
         elif before == "and" and kind == "verb" and i == 2:  # "cut and run"
             pattern[i] = verb_forms(element)
-    if kind in ("verb", "phrasal"):
+    if kind == "verb" and elements[0] == "not":  # "not say a word" -> "didn't say a word"
+        pattern[:2] = tokens.NEGATIONS, verb_forms(elements[1])
+    elif kind in ("verb", "phrasal"):
         pattern[0] = verb_forms(elements[0])
     elif kind == "noun":
         ends = [i for i, element in enumerate(elements) if i and element in _AFTER_HEAD]
@@ -317,6 +329,6 @@ def _exactly(element: str) -> Element:
 
 
 _BE_OR_GET = verb_forms("be") | verb_forms("get")
-_BEFORE_SUBJECT = frozenset("than when what till until where as if before whatever".split())
-_AFTER_HEAD = frozenset("of in with on at for from to".split())
+_BEFORE_SUBJECT = word_set("than when what till until where as if before whatever")
+_AFTER_HEAD = word_set("of in with on at for from to")
 _SHORT = {"had": "'d", "would": "'d", "have": "'ve", "will": "'ll", "is": "'s", "are": "'re"}

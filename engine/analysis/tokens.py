@@ -11,18 +11,23 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from engine.analysis.inflect import word_set
+
 MAX_SLOT_WORDS = 4
 OBJECT, SUBJECT, OWNER, SELF = "{object}", "{subject}", "{owner}", "{self}"
 SLOTS = {"{sth}": OBJECT, "{one}": OBJECT, "{one's}": OWNER, "{oneself}": SELF}
 
 # What stands before a word: flags, so that a walk can remember all it has crossed.
-TIGHT, COMMA, BORDER_COMMA, BORDER_STOP, BREAK = 0, 1, 2, 4, 8
+TIGHT, HYPHEN, COMMA, BORDER_COMMA, BORDER_STOP, BREAK = 0, 1, 2, 4, 8, 16
 
-_WORD = re.compile(r"[^\W_]+(?:['’ʼ‘`][^\W_]+)*")
-_INSIDE_TIGHT = re.compile(r"[\s'\"’‘“”]*|-")
-_INSIDE_COMMA = re.compile(r"[\s'\"’‘“”,/–—-]*")
-_BORDER_TAIL = re.compile(r"[\s'\"’‘“”,.…–—-]*")
-_BORDER_HEAD = re.compile(r"[\s'\"’‘“”.…]*")
+_APOSTROPHES = "'`\u2018\u2019\u02bc"
+_SPACE = rf'\s"{_APOSTROPHES}\u201c\u201d'  # blanks and quotation marks
+_DASHES = "\u2013\u2014-"
+_WORD = re.compile(rf"[^\W_]+(?:[{_APOSTROPHES}][^\W_]+)*")
+_INSIDE_TIGHT = re.compile(f"[{_SPACE}]*")
+_INSIDE_COMMA = re.compile(f"[{_SPACE},/{_DASHES}]*")
+_BORDER_TAIL = re.compile(f"[{_SPACE},.\u2026{_DASHES}]*")
+_BORDER_HEAD = re.compile(f"[{_SPACE}.\u2026]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,16 +76,13 @@ class CueText:
     def _gap(self, i: int) -> int:
         before, after = self.tokens[i - 1], self.tokens[i]
         if before.cue == after.cue:
-            between = self.cues[before.cue][before.end : after.start]
-            if between == " " or _INSIDE_TIGHT.fullmatch(between):
-                return TIGHT
-            return COMMA if _INSIDE_COMMA.fullmatch(between) else BREAK
+            return _gap_inside(self.cues[before.cue][before.end : after.start])
         middle = self.cues[before.cue + 1 : after.cue]
         tail = "".join((self.cues[before.cue][before.end :], *middle))
         head = self.cues[after.cue][: after.start]
         if not (_BORDER_TAIL.fullmatch(tail) and _BORDER_HEAD.fullmatch(head)):
             return BREAK
-        if "." in tail or "…" in tail:
+        if "." in tail or "\u2026" in tail:
             return TIGHT if self.cues[after.cue][after.start].islower() else BORDER_STOP
         return BORDER_COMMA if "," in tail else TIGHT
 
@@ -125,7 +127,15 @@ class CueText:
         return end < len(self.tokens) and self.tokens[end].word in ("of", "and", "or")
 
     def _goes_on(self, end: int) -> bool:
-        return end < len(self.tokens) and self.gaps[end] == TIGHT
+        return end < len(self.tokens) and self.gaps[end] <= HYPHEN
+
+
+def _gap_inside(between: str) -> int:
+    if between == " " or _INSIDE_TIGHT.fullmatch(between):
+        return TIGHT
+    if between == "-":
+        return HYPHEN
+    return COMMA if _INSIDE_COMMA.fullmatch(between) else BREAK
 
 
 def words_of(text: str) -> list[str]:
@@ -137,7 +147,7 @@ def _token(cue: int, found: re.Match[str]) -> Token:
     word = _straight(found.group().lower())
     start, end = found.span()
     short = word[word.rindex("'") :] if "'" in word else ""
-    if not short and found.string[end : end + 1] in ("'", "’"):
+    if not short and end < len(found.string) and found.string[end] in _APOSTROPHES:
         if word.endswith("in") and len(word) > 4:
             word += "g"  # lookin' -> looking
         elif word.endswith("s"):
@@ -146,7 +156,7 @@ def _token(cue: int, found: re.Match[str]) -> Token:
 
 
 def _straight(text: str) -> str:
-    return re.sub("[’ʼ‘`]", "'", text)
+    return re.sub(f"[{_APOSTROPHES}]", "'", text)
 
 
 def _is_owner(token: Token) -> bool:
@@ -160,50 +170,53 @@ def _in_noun_phrase(word: str, *, first: bool) -> bool:
         return False
     if word in DETERMINERS or word in OBJECT_PRONOUNS:
         return first
-    return not (first and word.endswith(("ing", "ly")))
+    return not (first and word.endswith(("ing", "ed", "ly")))
 
 
-NOT_OWNERS = frozenset("he she it that there here what where who how let when why".split())
-SUBJECT_PRONOUNS = frozenset("i you he she it we they one someone somebody everyone".split())
-POSSESSIVES = frozenset("my your his her its our their one's whose".split())
-REFLEXIVES = frozenset(
-    "myself yourself himself herself itself ourselves yourselves themselves oneself"
-    " themself".split()
+NOT_OWNERS = word_set("he she it that there here what where who how let when why")
+SUBJECT_PRONOUNS = word_set("i you he she it we they one someone somebody everyone")
+POSSESSIVES = word_set("my your his her its our their one's whose")
+REFLEXIVES = word_set(
+    "myself yourself himself herself itself ourselves yourselves themselves oneself themself"
 )
-OBJECT_PRONOUNS = REFLEXIVES | frozenset(
+OBJECT_PRONOUNS = REFLEXIVES | word_set(
     "me you him her it us them this that these those one ones someone somebody something anyone"
     " anybody anything everyone everybody everything nobody nothing mine yours hers ours theirs"
-    " 'em em ya all both everything".split()
+    " 'em em ya all both everything"
 )
-DETERMINERS = POSSESSIVES | frozenset(
+DETERMINERS = POSSESSIVES | word_set(
     "the a an this that these those some any no every each another which what such more most"
-    " enough all both half many few several other two three four five six ten".split()
+    " enough all both half many few several other two three four five six ten"
 )
 # Words that cannot stand inside a short noun phrase: what is not here may be a noun.
-NOT_IN_NOUN_PHRASE = frozenset(
+NOT_IN_NOUN_PHRASE = word_set(
     "i he she we they who whom whoever whatever and or but nor if because so than as though"
-    " although while when where why how whether until unless since that's there's here's what's let's"
-    " to of in on at by for from with without into onto upon about over under up down out off away"
-    " back through across along around round after before behind between against toward towards"
-    " during except like near past beside besides beyond within apart together forward aside ahead"
-    " be am is are was were been being have has had having do does did done doing can could will"
-    " would shall should may might must ought gonna gotta wanna not never always just really very"
-    " too also again ever even only still already yet now then here there today tonight tomorrow"
-    " yesterday home maybe perhaps please okay ok yeah yes no oh well right straight anyway soon"
-    " later once twice instead quite rather pretty almost much alone first go went gone come came"
-    " get got said says say know knew think thought want wanted wants needs went let's make made"
-    " took take gave give".split()
+    " although while when where why how whether until unless since that's there's here's what's"
+    " let's to of in on at by for from with without into onto upon about over under up down out"
+    " off away back through across along around round after before behind between against toward"
+    " towards during except like near past beside besides beyond within apart together forward"
+    " aside ahead be am is are was were been being have has had having do does did done doing can"
+    " could will would shall should may might must ought gonna gotta wanna not never always just"
+    " really very too also again ever even only still already yet now then here there today"
+    " tonight tomorrow yesterday home maybe perhaps please okay ok yeah yes no oh well right left"
+    " straight anyway soon later once twice instead quite rather pretty almost much alone first go"
+    " went gone come came get got said says say know knew think thought want wanted wants needs"
+    " make made took take gave give"
 )
 # Swearing and "proverbial" may stand inside an expression without making it another one.
-FILLERS = frozenset(
+FILLERS = word_set(
     "damn damned goddamn bloody bleeding fucking fuckin freaking freakin frigging friggin"
-    " proverbial stinking".split()
+    " proverbial stinking"
 )
 # What may stand before a particle: "came right back", "took the words right out of my mouth".
-PARTICLE_ADVERBS = frozenset("right straight really completely totally quickly slowly".split())
-PARTICLES = frozenset("out off in up down under on through over to into from away back".split())
-BE_ADVERBS = frozenset(
+PARTICLE_ADVERBS = word_set("right straight really completely totally quickly slowly")
+PARTICLES = word_set("out off in up down under on through over to into from away back")
+NEGATIONS = word_set(
+    "not never don't doesn't didn't won't wouldn't can't cannot couldn't haven't hasn't hadn't"
+    " shouldn't mustn't"
+)
+BE_ADVERBS = word_set(
     "not really just totally completely absolutely literally always never still so actually"
     " definitely finally already all even also clearly kinda basically probably exactly only"
-    " almost nearly quite pretty practically".split()
+    " almost nearly quite pretty practically"
 )

@@ -75,7 +75,7 @@ class Client:
         """Ask, as often as it makes sense, until `call_timeout` or an earlier `call` around it.
 
         Raises the CallError family: EndpointError where no further call can succeed either,
-        CallTimeout at the deadline, CallStopped after `close`.
+        CallTimeout at the deadline, CallStopped after `stop`.
         """
         with self._under_way(), self.call() as scope:
             answer, attempts = retry.persist(
@@ -99,13 +99,14 @@ class Client:
         entries = listed if isinstance(listed, list) else []
         return [str(entry["id"]) for entry in entries if isinstance(entry, dict) and "id" in entry]
 
-    def close(self) -> None:
-        """End the calls under way with CallStopped, and close; any thread may do it, also twice.
-
-        Connections close when the last of those calls has ended, which is at once.
-        """
+    def stop(self) -> None:
+        """End the calls under way with CallStopped, now; any thread may call it."""
         self._stopping.set()
         self._transport.stop()
+
+    def close(self) -> None:
+        """Stop, and close the connections: at once, or when the last call under way has ended."""
+        self.stop()
         with self._lock:
             idle = self._calls == 0
         if idle:

@@ -93,6 +93,7 @@ def host_of(base_url: str) -> str:
         raise UsageError(
             f"{base_url!r} is no endpoint: a base URL begins with http:// or https:// and a host."
         )
+    host = f"[{host}]" if ":" in host else host
     return f"{host}:{port}" if port else host
 
 

@@ -41,6 +41,7 @@ FORMATS = (
 _OPTIONS = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
 _NO_DURATION = frozenset({"aac", "loas", "ac3", "eac3", "dts", "truehd", "mlp"})  # bit rate guessed
 _GROUP = 500_000  # samples resampled at once, as in the library: the borders show in the last bit
+_RATES = range(1_000, 1_000_001)  # Hz; a group of fewer would fill the memory when resampled
 _MOST_ERRORS = 100  # reads that fail in a row before the rest of a file is given up
 
 
@@ -120,7 +121,11 @@ class Audio:
         for _, run in itertools.groupby(self._frames(), key=_shape):
             resampler = AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
             for group in itertools.chain(_groups(run), [None]):  # None: flush
-                for frame in resampler.resample(group):
+                try:
+                    frames = resampler.resample(group)
+                except FFmpegError as error:  # an arrangement of channels that it does not know
+                    raise _undecodable(self._path, self._stream, _reason(error)) from error
+                for frame in frames:
                     empty = False
                     yield frame.to_ndarray()[0]
         if empty and self.invalid:
@@ -132,9 +137,15 @@ class Audio:
     def _frames(self) -> Iterator[AudioFrame]:
         for packet in self._packets():
             try:
-                yield from packet.decode()
+                frames = packet.decode()
             except FFmpegError:
                 self.invalid += 1
+                continue
+            for frame in frames:
+                if frame.sample_rate in _RATES:
+                    yield frame
+                else:
+                    self.invalid += 1
 
     def _packets(self) -> "Iterator[Packet[AudioStream]]":
         """The packets of the track and one that flushes; damage between them is passed over."""
@@ -145,8 +156,10 @@ class Audio:
                     failures = 0
                     yield packet
                 return
+            except IndexError:  # PyAV's, at the very end, if tracks have appeared on the way
+                return
             except FFmpegError as error:
-                if isinstance(error, OSError):
+                if _is_disk(error):
                     raise _unusable(self._path, error) from error
                 failures += 1
                 self.invalid += 1
@@ -239,12 +252,15 @@ def _codec(stream: AudioStream) -> str:
 
 def _unusable(path: str, error: FFmpegError) -> MediaError:
     """Why a file cannot be opened or read on, as one of our errors."""
-    if isinstance(error, OSError):
+    if _is_disk(error):
         return UnreadableError(
             f"{shown(path)} cannot be read ({_reason(error)}); check the disk and its permissions."
         )
+    reason = _reason(error)
+    if isinstance(error, ArgumentError):  # what the format whitelist leads to
+        reason = "a playlist, a list or another format that is not accepted"
     return MediaError(
-        f"{shown(path)} is not a video or audio file that can be read ({_reason(error)}); "
+        f"{shown(path)} is not a video or audio file that can be read ({reason}); "
         "check that it plays, or copy it again."
     )
 
@@ -256,7 +272,10 @@ def _undecodable(path: str, stream: AudioStream, reason: str) -> CodecError:
     )
 
 
+def _is_disk(error: FFmpegError) -> bool:
+    """Whether the system could not read; "try again" is said by demuxers, of damaged files."""
+    return isinstance(error, OSError) and not isinstance(error, BlockingIOError)
+
+
 def _reason(error: FFmpegError) -> str:
-    if isinstance(error, ArgumentError):  # what the format whitelist leads to
-        return "a playlist, a list or another format that is not accepted"
     return error.strerror or str(error)

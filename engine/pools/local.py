@@ -110,6 +110,21 @@ class Worker:
         self._dead.clear()
 
 
+def call_once(env: Mapping[str, str], function: Callable[..., Any], *args: Any) -> Any:
+    """The value of one call in a process of its own, which ends after it; raises what it raised."""
+    outcomes: SimpleQueue[Outcome] = SimpleQueue()
+    member = Worker("once", env, outcomes)
+    try:
+        member.start()
+        member.submit(function, *args)
+        for outcome in (outcomes.get(), outcomes.get()):
+            if outcome.error is not None:
+                raise outcome.error
+        return outcome.value
+    finally:
+        member.close()
+
+
 def _outcome(place: str, generation: int, call: int, done: "Future[Any]") -> Outcome:
     error = done.exception()
     if error is not None:
@@ -143,7 +158,7 @@ def _birth(env: Mapping[str, str]) -> Iterator[None]:
 
 
 def hush_resource_tracker() -> None:
-    """A killed executor leaves semaphores that the tracker frees at exit, with a warning: expected."""
+    """A killed executor's semaphores are freed at exit with a warning: expected, so not shown."""
     warnings.filterwarnings("ignore", message="resource_tracker: There appear to be")
     rule = "ignore:resource_tracker:UserWarning"
     known = os.environ.get("PYTHONWARNINGS", "")

@@ -32,8 +32,8 @@ class Monitor:
     def __init__(
         self,
         on_sample: Callable[[Sample], None],
-        *,
         gpus: tuple[Gpu, ...] = (),
+        *,
         interval: float = 1.0,
     ) -> None:
         self._on_sample = on_sample

@@ -43,7 +43,7 @@ _LLM_START = 8
 class SlotPlan:
     """One worker process on one device."""
 
-    device: str  # "cuda:0", "cpu:0"; several slots may share a GPU
+    device: str  # the slot's name: "cuda:0", "cpu:0"; "cuda:0.1" is the second slot on that GPU
     pin: str | None  # its CUDA_VISIBLE_DEVICES entry; None on a CPU
     compute_type: str  # as CTranslate2 names it
     batch_size: int  # windows
@@ -200,12 +200,12 @@ def _gpu_slots(chosen: list[tuple[int, Gpu]], config: Config) -> tuple[SlotPlan,
     compute_type = _compute_type(config.compute_type, "cuda")
     plans = []
     for index in range(count):
-        place = index % len(chosen)
+        turn, place = divmod(index, len(chosen))
         number, gpu = chosen[place]
         batch, why = _gpu_batch(gpu, config.batch_size, shared[place])
         plans.append(
             SlotPlan(
-                device=f"cuda:{number}",
+                device=f"cuda:{number}" + (f".{turn}" if turn else ""),
                 pin=gpu.index,
                 compute_type=compute_type,
                 batch_size=batch,

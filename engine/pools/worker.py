@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from multiprocessing import connection, parent_process
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from engine.errors import MediaError
 from engine.records import (
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from engine.media.decode import Audio
     from engine.speech.whisper import FileDecoder, Recognizer
     from engine.speech.windows import RowWriter, WindowStream
+    from engine.testing.transcriber import FakeRecognizer
 
 DEAF_TO = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
 FIRST_PIECE = 45.0  # seconds decoded at once at most before the first window is out
@@ -87,10 +88,7 @@ class SlotSpec:
 class SlotInfo:
     """What an opened slot says of itself."""
 
-    pid: int
     compute_type: str
-    multilingual: bool
-    mels: int
     memory: int  # bytes resident
     canary: str  # what it heard
     canary_seconds: float
@@ -129,7 +127,7 @@ class Advance:
 
 @dataclass(slots=True)
 class _Slot:
-    recognizer: "Recognizer"
+    recognizer: "Recognizer | FakeRecognizer"
     path: str | None = None
     decoder: "FileDecoder | None" = None
     declared: float | None = None
@@ -143,21 +141,20 @@ def open_slot(spec: SlotSpec) -> SlotInfo:
     global _slot  # noqa: PLW0603 -- one model per process, for its life
     if spec.device == "cuda":
         _preload_cublas()
-    from engine.speech.canary import listen
-    from engine.speech.whisper import Recognizer
+    recognizer: Any
+    if (spec.model / "fake.json").exists():  # made by engine.testing.transcriber
+        from engine.testing.transcriber import FakeRecognizer
 
-    recognizer = Recognizer(spec.model, spec.device, spec.compute_type, spec.threads)
-    heard, seconds = listen(recognizer, spec.canary_words)
+        recognizer = FakeRecognizer(spec.model)
+        heard, seconds = recognizer.listen()
+    else:
+        from engine.speech.canary import listen
+        from engine.speech.whisper import Recognizer
+
+        recognizer = Recognizer(spec.model, spec.device, spec.compute_type, spec.threads)
+        heard, seconds = listen(recognizer, spec.canary_words)
     _slot = _Slot(recognizer)
-    return SlotInfo(
-        os.getpid(),
-        recognizer.model.model.compute_type,
-        recognizer.multilingual,
-        recognizer.mels,
-        _resident(),
-        heard,
-        seconds,
-    )
+    return SlotInfo(recognizer.compute_type, _resident(), heard, seconds)
 
 
 def transcribe(rows: tuple[Row, ...], options: SpeechOptions) -> BatchResult:
@@ -192,7 +189,8 @@ def advance(path: str, options: SpeechOptions, seconds: float, restart: bool) ->
                 _slot.declared = file.declared
         except MediaError as error:
             return error.problem
-        _slot.path, _slot.decoder = path, FileDecoder(_slot.recognizer, audio, options)
+        _slot.path = path
+        _slot.decoder = FileDecoder(cast("Recognizer", _slot.recognizer), audio, options)
     decoder = _slot.decoder
     segments, ended = decoder.advance(seconds)
     if ended:

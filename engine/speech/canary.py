@@ -1,7 +1,7 @@
 """A few seconds of known speech that every slot must understand before it gets work.
 
 Broken GPU libraries have produced empty transcripts without any error; so an opened slot must hear
-text in it, twice the same, with finite scores and, for the models of the catalogue, the right words.
+text in it, twice the same, with a finite score and, for models of the catalogue, the right words.
 """
 
 import math
@@ -36,7 +36,7 @@ OPTIONS = SpeechOptions(
 
 
 def listen(recognizer: Recognizer, words: tuple[str, ...]) -> tuple[str, float]:
-    """What the recogniser hears, and the seconds one pass takes; SlotError if it cannot be right."""
+    """What is heard, and the seconds that one pass takes; SlotError if it cannot be right."""
     with wave.open(str(WAV)) as file:
         samples = np.frombuffer(file.readframes(file.getnframes()), "<i2")
     audio = samples.astype(np.float32) / 32768

@@ -41,7 +41,15 @@ from engine.speech.sources import (
 )
 from engine.store.keys import fingerprint
 
-__all__ = ["ResolvedModel", "find_models_folder", "get", "known", "path_of", "resolve"]
+__all__ = [
+    "ResolvedModel",
+    "catalogue",
+    "find_models_folder",
+    "get",
+    "known",
+    "path_of",
+    "resolve",
+]
 
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")  # "org/name" on the hub
 

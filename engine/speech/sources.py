@@ -37,19 +37,43 @@ _STALL = 60.0  # seconds without a new byte
 _LOOK = 0.2  # seconds between two looks at a child
 _BLOCK = 1 << 20
 
-# Prints the commit as soon as the hub has answered, then fetches file after file.
+# Prints the commit as soon as the hub has answered, then fetches file after file. Into a folder it
+# goes on where an earlier child ended: hf_hub_download begins a file anew in every process.
 _HUB_CHILD = """
-import fnmatch, json, sys
+import fnmatch, json, os, sys, threading
 job = json.loads(sys.argv[1])
+
+def end_with_parent():
+    os.read(0, 1)  # ends when the other end of the pipe does
+    os._exit(1)
+
+def fetch(name, commit):
+    part = os.path.join(job["folder"], name + ".part")
+    url = hf_hub_url(job["repository"], name, revision=commit)
+    with open(part, "ab") as target:
+        try:
+            http_get(url, target, resume_size=target.tell(), headers=build_hf_headers())
+        except Exception as error:
+            status = getattr(getattr(error, "response", None), "status_code", None)
+            if status != 416:  # nothing is left to fetch
+                raise
+    os.replace(part, part.removesuffix(".part"))
+
+threading.Thread(target=end_with_parent, daemon=True).start()
+
 try:
-    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub import HfApi, constants, hf_hub_download, hf_hub_url
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers
+    constants.DOWNLOAD_CHUNK_SIZE = 1 << 20  # on the disk sooner than at 10 MiB
     info = HfApi().model_info(job["repository"], revision=job["revision"], timeout=5)
     print(json.dumps(info.sha), flush=True)
     for name in [file.rfilename for file in info.siblings]:
-        if any(fnmatch.fnmatch(name, pattern) for pattern in job["patterns"]):
-            hf_hub_download(
-                job["repository"], name, revision=info.sha, local_dir=job["folder"], etag_timeout=5
-            )
+        if any(fnmatch.fnmatch(name, pattern) for pattern in job["names"]):
+            if job["folder"]:
+                fetch(name, info.sha)
+            else:
+                hf_hub_download(job["repository"], name, revision=info.sha, etag_timeout=5)
 except Exception as error:
     lines = str(error).splitlines() or [""]
     print(json.dumps([type(error).__name__, lines[0]]), file=sys.stderr)
@@ -138,7 +162,7 @@ def _hub_child(wanted: Wanted, folder: Path | None, watched: Path) -> str:
     job = {
         "repository": wanted.repository,
         "revision": wanted.revision,
-        "patterns": wanted.names,
+        "names": wanted.names,
         "folder": None if folder is None else str(folder),
     }
     quiet = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
@@ -243,7 +267,7 @@ def _run(command: Sequence[str], extra: Mapping[str, str], watch: _Watch) -> tup
         child = subprocess.Popen(
             command,
             env={**os.environ, **extra},
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,  # nothing is written: its end tells the child of ours
             stdout=out,
             stderr=err,
         )
@@ -252,7 +276,7 @@ def _run(command: Sequence[str], extra: Mapping[str, str], watch: _Watch) -> tup
         finally:  # also when the user interrupts
             if child.poll() is None:
                 child.kill()
-            child.wait()
+            child.communicate()
         return child.returncode, _all_of(out), _all_of(err)
 
 

@@ -53,9 +53,7 @@ class Assembly:
             )
         clock = WindowClock(window.spans)
         first = len(self.segments)
-        new = [
-            _segment(piece, first + i, window, result, clock) for i, piece in enumerate(pieces)
-        ]
+        new = [_segment(piece, first + i, window, result, clock) for i, piece in enumerate(pieces)]
         self.segments += new
         self._sealed += 1
         self._speech_before += window.samples / SAMPLE_RATE

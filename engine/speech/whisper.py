@@ -39,6 +39,7 @@ class Recognizer:
         )
         self.multilingual: bool = self.model.model.is_multilingual
         self.mels: int = self.model.model.n_mels
+        self.compute_type: str = self.model.model.compute_type
         self._tokenizers: dict[tuple[str, str], Tokenizer] = {}
 
     def encode(self, rows: Sequence[np.ndarray]) -> ctranslate2.StorageView:
@@ -174,9 +175,7 @@ def split(tokens: Sequence[int], seconds: float, tokenizer: Tokenizer) -> list[P
     it). Pieces without text are left out.
     """
     first = tokenizer.timestamp_begin
-    borders = [
-        i for i in range(1, len(tokens)) if tokens[i] >= first and tokens[i - 1] >= first
-    ]
+    borders = [i for i in range(1, len(tokens)) if tokens[i] >= first and tokens[i - 1] >= first]
     closed = len(tokens) >= 2 and tokens[-2] < first <= tokens[-1]
     pieces = []
     if not borders:
@@ -207,9 +206,7 @@ def compression_ratio(text: str) -> float:
 def row_of(states: ctranslate2.StorageView, row: int) -> ctranslate2.StorageView:
     """One row of a batch of states, as a batch of one."""
     on_cpu = states.to_device(ctranslate2.Device.cpu) if states.device != "cpu" else states
-    return ctranslate2.StorageView.from_array(
-        np.ascontiguousarray(np.array(on_cpu)[row : row + 1])
-    )
+    return ctranslate2.StorageView.from_array(np.ascontiguousarray(np.array(on_cpu)[row : row + 1]))
 
 
 def shorten_at_sentences(alignment: list[dict[str, Any]]) -> float:
@@ -281,7 +278,5 @@ def segment_of(found: Any, number: int) -> Segment:
         no_speech_prob=float(found.no_speech_prob),
         words=None
         if words is None
-        else tuple(
-            Word(float(w.start), float(w.end), w.word, float(w.probability)) for w in words
-        ),
+        else tuple(Word(float(w.start), float(w.end), w.word, float(w.probability)) for w in words),
     )

@@ -60,9 +60,7 @@ class WindowStream:
             yield self._take()
         self.speech += length
         self._spans.append(span)
-        self._parts.append(
-            self._audio[span.start - self._offset : span.end - self._offset].copy()
-        )
+        self._parts.append(self._audio[span.start - self._offset : span.end - self._offset].copy())
 
     def _take(self) -> tuple[tuple[Span, ...], np.ndarray]:
         window = tuple(self._spans), np.concatenate(self._parts)

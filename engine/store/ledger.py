@@ -144,7 +144,8 @@ class Ledger:
         """Insert or replace a video's row."""
         problem = row.problem
         self._db.execute(
-            "REPLACE INTO videos (name, path, state, speech_key, analysis_key, code, message, bytes)"
+            "REPLACE INTO videos"
+            " (name, path, state, speech_key, analysis_key, code, message, bytes)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 json.dumps(name),

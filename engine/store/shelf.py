@@ -87,8 +87,12 @@ class Shelf:
     def write(self, job: Job, *, final: bool) -> tuple[str, ...]:
         """A video's files: the JSON always, the other formats with the transcript."""
         name = job.video.name
-        result = job.result() if final else replace(
-            job.result(), state=State.RUNNING, problem=None, analyses=job.analyses(final=False)
+        result = (
+            job.result()
+            if final
+            else replace(
+                job.result(), state=State.RUNNING, problem=None, analyses=job.analyses(final=False)
+            )
         )
         data = result_json(result, self._options, self._model)
         path = self._path(name, "json")
@@ -129,9 +133,7 @@ class Shelf:
         for video in videos:
             stored = self._read(self._path(video.name, "json"))
             if stored is not None:
-                results.append(
-                    VideoResult(video, stored.state, None, None, stored.analyses)
-                )
+                results.append(VideoResult(video, stored.state, None, None, stored.analyses))
         write_atomic(self._output / "analysis.csv", analysis_csv(results))
 
     def _path(self, name: str, suffix: str) -> Path:

@@ -1,0 +1,270 @@
+"""The ways into the engine: ``run``, ``stream``, ``plan`` and ``check_slots``.
+
+``run`` works in the calling thread and returns a report; ``stream`` works in a thread it owns and
+yields each video's result as it completes; ``plan`` says what a run would do and why.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from engine import events
+from engine.config import Config, checked
+from engine.errors import ReelmineError, UnguardedError
+from engine.loop import MARKER, Loop, Setup, Signalled
+from engine.pools import worker
+from engine.pools.crew import RUN, environment
+from engine.pools.hardware import snapshot
+from engine.pools.local import call_once, hush_resource_tracker
+from engine.pools.monitor import Monitor
+from engine.pools.sizing import Sizing, SlotPlan, size
+from engine.records import Probe, Problem, RunReport, Video, VideoResult
+from engine.report import report_json, report_of
+from engine.setup import Prepared, device_kind, model_bytes, open_answerer, prepare
+from engine.signals import caught
+from engine.speech.models import ResolvedModel, catalogue, resolve
+from engine.store.files import ScratchFolder, write_atomic
+
+OnEvent = Callable[[events.Event], None]
+Paths = Sequence[str | os.PathLike[str]]
+
+CANARY_WORDS = ("meeting", "tuesday")  # in the speech that every catalogue model must understand
+
+
+def run(paths: Paths, config: Config | None = None, on_event: OnEvent | None = None) -> RunReport:
+    """Transcribe and analyse; returns when everything has ended, with the exit code it deserves.
+
+    The report's results are without transcripts: those are in the files and in the events. Raises
+    UsageError or LockedError before anything is done.
+    """
+    return _run(paths, config or Config(), on_event or _ignore, _Stop())
+
+
+def stream(
+    paths: Paths, config: Config | None = None, on_event: OnEvent | None = None
+) -> Iterator[VideoResult]:
+    """The same in a thread of its own: yields each video's result, with its transcript.
+
+    A slow consumer does not hold up the run; closing the generator stops it. ``on_event`` is called
+    in the run's thread.
+    """
+    results: SimpleQueue[VideoResult | BaseException | None] = SimpleQueue()
+    stop = _Stop()
+
+    def tell(event: events.Event) -> None:
+        if isinstance(event, events.VideoFinished):
+            results.put(event.result)
+        if on_event is not None:
+            on_event(event)
+
+    def work() -> None:
+        try:
+            _run(paths, config or Config(), tell, stop)
+        except BaseException as error:  # noqa: BLE001 -- the consumer's thread raises it
+            results.put(error)
+        else:
+            results.put(None)
+
+    thread = threading.Thread(target=work, name="reelmine-run")
+    thread.start()
+    try:
+        while (result := results.get()) is not None:
+            if isinstance(result, BaseException):
+                raise result
+            yield result
+    finally:
+        stop.now()
+        thread.join()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run would do, and why."""
+
+    videos: tuple[Video, ...]
+    done: int
+    todo: int
+    problems: tuple[Problem, ...]
+    model: str
+    model_note: str | None
+    sizing: Sizing
+    analysts: tuple[tuple[str, str, tuple[str, ...]], ...]  # recipe, who answers, hosts
+    audio_seconds: float | None  # of the videos without a transcript; None: not all say
+
+
+def plan(paths: Paths, config: Config | None = None) -> Plan:
+    """What ``run`` would do; looks into the containers, loads no model."""
+    config = checked(config or Config())
+    with ExitStack() as stack:
+        ready = prepare(paths, config, stack)
+        todo = [job.video.path for job in ready.jobs.values() if job.transcript is None]
+        return Plan(
+            ready.found.videos,
+            len(ready.done),
+            len(ready.jobs),
+            ready.found.problems,
+            ready.model.name,
+            ready.model.note,
+            ready.sizing,
+            tuple((recipe.name, ready.answers, ready.hosts) for recipe in ready.recipes),
+            _audio_seconds(todo, config),
+        )
+
+
+def check_slots(config: Config) -> list[tuple[SlotPlan, bool, str]]:
+    """Open every slot there would be, one after the other: whether it works, and a sentence."""
+    config = checked(config)
+    hush_resource_tracker()
+    hardware = snapshot()
+    model = resolve(config.model, device_kind(config, hardware))
+    sizing = size(hardware, config, model_bytes(model))
+    with ScratchFolder(config.scratch) as scratch:
+        return [_check_slot(slot, model, scratch.path) for slot in sizing.slots]
+
+
+class _Stop:
+    """Lets the owner of a streamed run end it, before or while its loop runs."""
+
+    def __init__(self) -> None:
+        self._asked = False
+        self._queue: SimpleQueue[Any] | None = None
+
+    def attach(self, queue: "SimpleQueue[Any]") -> None:
+        self._queue = queue
+        if self._asked:
+            self.now()
+
+    def now(self) -> None:
+        self._asked = True
+        if self._queue is not None:
+            self._queue.put(Signalled(None))
+
+
+def _run(paths: Paths, config: Config, tell: OnEvent, stop: _Stop) -> RunReport:
+    _refuse_in_worker()
+    config = checked(config)
+    hush_resource_tracker()
+    began = time.monotonic()
+    with ExitStack() as stack:
+        ready = prepare(paths, config, stack)
+        ready.ledger.begin_run()
+        _announce(ready, tell)
+        results = list(ready.done)
+        loop = None
+        if ready.jobs:
+            loop = _loop(ready, config, stack, _keeping(results, tell))
+            stop.attach(loop.queue)
+            with caught(lambda number: loop.queue.put(Signalled(number))):
+                loop.run()
+            loop.unfinished()
+            ready.shelf.write_table(ready.found.videos)
+        report = report_of(ready, loop, results, time.monotonic() - began)
+        ready.ledger.end_run(report.exit_code)
+        write_atomic(config.output / ".reelmine" / "last-run.json", report_json(report))
+    tell(events.RunFinished(report))
+    return report
+
+
+def _refuse_in_worker() -> None:
+    """A worker that imports an unguarded script must not start a run of its own.
+
+    It leaves a mark for the run that started it, which then raises UnguardedError.
+    """
+    scratch = os.environ.get(RUN)
+    if scratch:
+        Path(scratch, MARKER).touch()
+        os._exit(UnguardedError.exit_code)
+
+
+def _announce(ready: Prepared, tell: OnEvent) -> None:
+    tell(
+        events.RunStarted(
+            len(ready.found.videos),
+            len(ready.jobs),
+            None,
+            tuple(slot.device for slot in ready.sizing.slots),
+            ready.model.name,
+            ready.model.note,
+        )
+    )
+    if ready.ledger.notice:
+        tell(events.Notice(ready.ledger.notice))
+    for problem in ready.found.problems:
+        tell(events.Notice(problem.message))
+    for result in ready.done:
+        tell(events.VideoFinished(result))
+
+
+def _loop(ready: Prepared, config: Config, stack: ExitStack, tell: OnEvent) -> Loop:
+    scratch = stack.enter_context(ScratchFolder(config.scratch))
+    setup = Setup(
+        config,
+        ready.options,
+        ready.model,
+        CANARY_WORDS if ready.model.name in catalogue() else (),
+        ready.sizing,
+        open_answerer(ready, config, stack),
+        scratch.path,
+    )
+    loop = Loop(setup, ready.jobs, ready.shelf, ready.ledger, tell)
+    monitor = Monitor(loop.queue.put, gpus=ready.hardware.gpus)
+    monitor.start()
+    stack.callback(monitor.close)
+    return loop
+
+
+def _keeping(results: list[VideoResult], tell: OnEvent) -> OnEvent:
+    """Collect results for the report, without transcripts and items, which would fill memory."""
+
+    def keep(event: events.Event) -> None:
+        if isinstance(event, events.VideoFinished):
+            full = event.result
+            results.append(VideoResult(full.video, full.state, full.problem, files=full.files))
+        tell(event)
+
+    return keep
+
+
+def _audio_seconds(paths: Sequence[str], config: Config) -> float | None:
+    """Seconds of audio as the containers declare them; None if one does not say."""
+    if not paths:
+        return 0.0
+    with ScratchFolder(config.scratch) as scratch:
+        found = call_once(environment(scratch.path, 1, None), worker.probe, tuple(paths))
+    lengths = [probe.duration for probe in found if isinstance(probe, Probe)]
+    known = [length for length in lengths if length is not None]
+    return sum(known) if len(known) == len(lengths) else None
+
+
+def _check_slot(slot: SlotPlan, model: ResolvedModel, scratch: Path) -> tuple[SlotPlan, bool, str]:
+    spec = worker.SlotSpec(
+        model.path,
+        slot.device.split(":")[0],
+        slot.compute_type,
+        slot.threads,
+        CANARY_WORDS if model.name in catalogue() else (),
+    )
+    try:
+        info: worker.SlotInfo = call_once(
+            environment(scratch, slot.threads, slot.pin), worker.open_slot, spec
+        )
+    except (ReelmineError, RuntimeError, ValueError, OSError) as error:
+        return slot, False, f"{model.name} cannot be used there: {error}"
+    return (
+        slot,
+        True,
+        (
+            f"{model.name} in {info.compute_type} understands the canary in "
+            f"{info.canary_seconds:.2f} s, {info.memory / 2**20:.0f} MiB."
+        ),
+    )
+
+
+def _ignore(event: events.Event) -> None:
+    """Nobody listens."""

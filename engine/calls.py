@@ -1,0 +1,181 @@
+"""The LLM side of a run: chunks go out as calls, results go back to their jobs.
+
+A chunk whose reply was paid for before is answered from the ledger at once. A failed call is a
+state of its chunk, never an empty list. When the endpoint is of no use (a wrong key, nobody there),
+no further call is made and every open chunk gets that reason: transcription goes on.
+
+Owner: the loop's thread, except for the analyst's ``call``, which runs in the LLM threads.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from engine import events, schedule
+from engine.analysis.analysts import Analyst, result
+from engine.analysis.recipes import Recipe
+from engine.errors import CallStopped, CallTimeout, EndpointError, ReelmineError
+from engine.job import Job
+from engine.pools.threads import CallOutcome, CallPool
+from engine.records import Chunk, ChunkResult, Problem, Reply, State
+from engine.schedule import CallKey
+from engine.store.ledger import Ledger
+
+log = logging.getLogger(__name__)
+
+REFUSALS = 3  # calls in a row that cannot connect before the endpoint counts as gone
+
+
+@dataclass(frozen=True, slots=True)
+class Answerer:
+    """Who answers, and what goes with it."""
+
+    analyst: Analyst
+    english_only: bool
+    stop: Callable[[], None]  # ends all calls under way, soon
+    threads: int
+    timeout: float  # seconds a call may take
+
+
+class Calls:
+    """The calls of one run."""
+
+    def __init__(
+        self,
+        answerer: Answerer,
+        jobs: Mapping[int, Job],
+        ledger: Ledger,
+        queue: "SimpleQueue[Any]",
+        plan: schedule.Schedule,
+        step: Callable[[schedule.Event], None],
+        tell: Callable[[events.Event], None],
+    ) -> None:
+        self.endpoint: Problem | None = None  # why no further call is made
+        self.english_only = answerer.english_only
+        self._answerer = answerer
+        self._jobs = jobs
+        self._ledger = ledger
+        self._queue = queue
+        self._schedule = plan
+        self._step = step
+        self._tell = tell
+        self._pool = CallPool(answerer.threads, answerer.timeout, queue)
+        self._open: dict[CallKey, tuple[Recipe, Chunk]] = {}
+        self._refused = 0
+
+    def ask(self, number: int, recipe: str, chunk: Chunk) -> None:
+        """A new chunk: a reply paid for before, or it waits for a call."""
+        job = self._jobs[number]
+        if self.endpoint is not None:
+            self._give_up(number, recipe, chunk.index)
+            return
+        asked = job.questions[recipe].recipe
+        known = self._ledger.reply(self._answerer.analyst.key(asked, chunk))
+        if known is not None:
+            job.add_chunk(recipe, result(asked, chunk, known))
+            return
+        key = number, recipe, chunk.index
+        self._open[key] = asked, chunk
+        self._step(schedule.ChunkReady(key))
+
+    def start(self, key: CallKey) -> None:
+        """The schedule gives this chunk a thread."""
+        number, recipe, index = key
+        (asked, chunk), analyst = self._open[key], self._answerer.analyst
+        self._tell(events.CallStarted(self._jobs[number].video, recipe, index))
+        self._pool.submit(key, lambda: analyst.call(asked, chunk))
+
+    def ended(self, outcome: CallOutcome) -> None:
+        """A call is over."""
+        if self._pool.ended(outcome):
+            self._end(outcome.key, outcome.reply, outcome.error, outcome.began)
+
+    @property
+    def next_deadline(self) -> float | None:
+        """When the outer guard would fire next."""
+        return self._pool.next_deadline
+
+    def check_deadlines(self, now: float) -> None:
+        """Give up calls that outlived their own deadline; this must never happen."""
+        for key in self._pool.overdue(now):
+            log.error("call %s outlived its deadline; its thread is left behind", key)
+            self._end(key, None, CallTimeout(), now - self._answerer.timeout)
+
+    @property
+    def overruns(self) -> int:
+        """Calls given up from outside; the target is 0."""
+        return self._pool.overruns
+
+    def close(self, *, stop: bool) -> None:
+        """End the threads; replies that come in meanwhile are paid for and kept."""
+        if stop:
+            self._answerer.stop()
+        self._pool.close()
+        with suppress(Empty):
+            while True:
+                late = self._queue.get_nowait()
+                if isinstance(late, CallOutcome) and late.reply is not None:
+                    self._keep(*self._open[late.key], late.reply)
+
+    def _end(
+        self, key: CallKey, reply: Reply | None, error: BaseException | None, began: float
+    ) -> None:
+        number, recipe, index = key
+        asked, chunk = self._open.pop(key)
+        self._step(schedule.CallEnded(key))
+        if isinstance(error, CallStopped):
+            return  # the run ends; the chunk stays open
+        if reply is not None:
+            self._refused = 0
+            outcome = self._keep(asked, chunk, reply)
+        else:
+            assert error is not None
+            outcome = ChunkResult(index, _state_of(error), problem=_problem_of(error))
+            log.info("chunk %d of video %d failed", index, number, exc_info=error)
+            self._endpoint_trouble(error)
+        job = self._jobs.get(number)
+        if job is None:  # its transcription failed meanwhile
+            return
+        code = outcome.problem.code if outcome.problem else "done"
+        self._ledger.note("call", code, place=recipe, video=job.video.name, began=began)
+        job.add_chunk(recipe, outcome)
+        self._tell(events.CallFinished(job.video, recipe, index, outcome.state))
+
+    def _keep(self, asked: Recipe, chunk: Chunk, reply: Reply) -> ChunkResult:
+        self._ledger.add_reply(self._answerer.analyst.key(asked, chunk), reply)
+        return result(asked, chunk, reply)
+
+    def _endpoint_trouble(self, error: BaseException) -> None:
+        problem = _problem_of(error)
+        self._refused += problem.code == "E_LLM_CONNECT"
+        gone = isinstance(error, EndpointError) or self._refused >= REFUSALS
+        if self.endpoint is not None or not gone:
+            return
+        self.endpoint = problem
+        self._tell(
+            events.Notice(
+                f"{problem.message} No further calls are made; transcription goes on, and the same "
+                "command later does only the missing analysis."
+            )
+        )
+        for number, recipe, index in self._schedule.stop_calls():
+            del self._open[number, recipe, index]
+            self._give_up(number, recipe, index)
+
+    def _give_up(self, number: int, recipe: str, index: int) -> None:
+        failed = ChunkResult(index, State.FAILED, problem=self.endpoint)
+        self._jobs[number].add_chunk(recipe, failed)
+
+
+def _state_of(error: BaseException) -> State:
+    return State.TIMED_OUT if isinstance(error, CallTimeout) else State.FAILED
+
+
+def _problem_of(error: BaseException) -> Problem:
+    if isinstance(error, ReelmineError):
+        return error.problem
+    lines = str(error).strip().splitlines() or ["no reason given"]
+    return Problem("E_LLM", f"The call failed: {type(error).__name__}: {lines[0]}")

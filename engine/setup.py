@@ -1,0 +1,203 @@
+"""Everything that is decided, and can go wrong, before a run starts its first process.
+
+Paths and options in, a ``Prepared`` out: what there is to do, with which model, where, and who
+answers the recipes. Errors here are the user's to mend: one sentence, exit code 2 (or 75 if another
+run holds the folder). Loads no model, reads no video beyond its first and last bytes.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from os import PathLike
+
+from engine.analysis.analysts import PHRASES, LlmAnalyst, PhrasebookAnalyst
+from engine.analysis.recipes import Recipe, load
+from engine.calls import Answerer
+from engine.config import Config
+from engine.errors import UsageError
+from engine.job import Job, Questions
+from engine.llm.endpoint import Endpoint, find_endpoint, open_client
+from engine.media.find import Found, find_videos
+from engine.pools.hardware import Hardware, snapshot
+from engine.pools.sizing import Sizing, size
+from engine.records import SpeechOptions, Video, VideoResult
+from engine.speech.models import ResolvedModel, find_models_folder, resolve
+from engine.store.files import RunLock, check_writable, sweep_temporaries
+from engine.store.keys import digest, fingerprint
+from engine.store.ledger import Ledger
+from engine.store.shelf import Shelf
+
+DEFAULT_MODEL = "default_model"  # ledger: what a folder begun without --model uses
+ENCODER = "ctranslate2"
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A run that is ready to start."""
+
+    found: Found
+    model: ResolvedModel
+    hardware: Hardware
+    sizing: Sizing
+    options: SpeechOptions
+    recipes: Sequence[Recipe]
+    endpoint: Endpoint | None  # None: the phrasebook answers
+    ledger: Ledger
+    shelf: Shelf
+    jobs: Mapping[int, Job]  # what is not done, by the video's number
+    done: Sequence[VideoResult]
+
+    @property
+    def answers(self) -> str:
+        """Who answers the recipes."""
+        return self.endpoint.model if self.endpoint else PhrasebookAnalyst.name
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """Who receives the text of transcripts."""
+        return (self.endpoint.host,) if self.endpoint and self.recipes else ()
+
+
+def prepare(paths: Sequence[str | PathLike[str]], config: Config, stack: ExitStack) -> Prepared:
+    """Look at everything; the output folder stays locked until the stack closes."""
+    recipes = _recipes(config)
+    endpoint = find_endpoint(config) if recipes else None
+    _check_answerable(recipes, endpoint)
+    check_writable(config.output)
+    stack.enter_context(RunLock(config.output))
+    sweep_temporaries(config.output)
+    found = find_videos(paths, config.output)
+    hardware = snapshot()
+    ledger = Ledger(config.output)
+    stack.callback(ledger.close)
+    model = _model(config, hardware, ledger)
+    options = speech_options(config, model)
+    shelf = Shelf(
+        config.output,
+        ledger,
+        config.output_format,
+        {"name": model.name, "identity": model.identity, "encoder": ENCODER},
+        asdict(options) | {"analyses": _analysis_keys(recipes, endpoint)},
+    )
+    answers = endpoint.model if endpoint else PhrasebookAnalyst.name
+    jobs, done = _jobs(found.videos, shelf, recipes, answers)
+    sizing = size(hardware, config, model_bytes(model))
+    return Prepared(
+        found, model, hardware, sizing, options, recipes, endpoint, ledger, shelf, jobs, done
+    )
+
+
+def open_answerer(prepared: Prepared, config: Config, stack: ExitStack) -> Answerer | None:
+    """Who answers, ready to be called; a client closes with the stack."""
+    if not prepared.recipes:
+        return None
+    threads = prepared.sizing.llm_threads
+    if prepared.endpoint is None:
+        book = PhrasebookAnalyst.bundled()
+        return Answerer(book, True, lambda: None, threads, config.call_timeout)
+    client = open_client(prepared.endpoint, config, threads)
+    stack.callback(client.close)
+    return Answerer(LlmAnalyst(client), False, client.stop, threads, config.call_timeout)
+
+
+def device_kind(config: Config, hardware: Hardware) -> str:
+    """ "cuda" or "cpu": what decides the default model."""
+    if config.device == "auto":
+        return "cuda" if hardware.gpus else "cpu"
+    return config.device.split(":")[0]
+
+
+def model_bytes(model: ResolvedModel) -> int | None:
+    """Size of the weights; None if it cannot be told."""
+    try:
+        return (model.path / "model.bin").stat().st_size
+    except OSError:
+        return None
+
+
+def speech_options(config: Config, model: ResolvedModel) -> SpeechOptions:
+    """What decides the text; UsageError if the options do not go together."""
+    if not model.multilingual and (
+        config.task == "translate" or config.language not in (None, "en")
+    ):
+        asked = "translate" if config.task == "translate" else f"--language {config.language}"
+        raise UsageError(
+            f"The model {model.name} knows English only, so {asked} cannot be had from it: use a "
+            "multilingual one, for instance --model base."
+        )
+    sequential = config.mode == "sequential"
+    if sequential and config.batch_size not in (None, 1):
+        raise UsageError("--batch-size has no meaning with --mode sequential: leave it out.")
+    return SpeechOptions(
+        mode=config.mode,
+        language=config.language,
+        task=config.task,
+        initial_prompt=config.initial_prompt,
+        hotwords=config.hotwords,
+        beam_size=config.beam_size,
+        word_timestamps=config.word_timestamps,
+        vad_filter=not sequential if config.vad_filter is None else config.vad_filter,
+        audio_track=config.audio_track,
+        compute_type=config.compute_type,
+    )
+
+
+def _recipes(config: Config) -> list[Recipe]:
+    recipes = [load(name) for name in config.recipe] if config.analysis else []
+    names = [recipe.name for recipe in recipes]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise UsageError(f"Two recipes are called {twice.pop()}: rename one in its file.")
+    return recipes
+
+
+def _check_answerable(recipes: Sequence[Recipe], endpoint: Endpoint | None) -> None:
+    unanswered = [recipe.name for recipe in recipes if recipe.needs_endpoint]
+    if unanswered and endpoint is None:
+        raise UsageError(
+            f"The recipe {unanswered[0]} needs a language model: give --llm-model (and "
+            "--llm-base-url for a server of your own); offline there is only expressions."
+        )
+
+
+def _model(config: Config, hardware: Hardware, ledger: Ledger) -> ResolvedModel:
+    """The model asked for; without a name, the one this folder was begun with."""
+    begun = ledger.get(DEFAULT_MODEL) if config.model is None else None
+    model = resolve(config.model or begun, device_kind(config, hardware))
+    if config.model is None and begun is None:
+        ledger.set(DEFAULT_MODEL, model.name)
+    return model
+
+
+def _analysis_keys(recipes: Sequence[Recipe], endpoint: Endpoint | None) -> dict[str, str]:
+    """Recipe -> key of everything that changes its answers, beside the text."""
+    if not recipes:
+        return {}
+    who = endpoint.model if endpoint else _phrasebook_digest()
+    return {recipe.name: digest([recipe.digest, who]) for recipe in recipes}
+
+
+def _phrasebook_digest() -> str:
+    book = find_models_folder() / PhrasebookAnalyst.name / PHRASES
+    try:
+        return fingerprint(str(book), book.stat().st_size)
+    except OSError as error:
+        raise UsageError(f"The phrasebook {book} cannot be read: install reelmine anew.") from error
+
+
+def _jobs(
+    videos: Sequence[Video], shelf: Shelf, recipes: Sequence[Recipe], answers: str
+) -> tuple[dict[int, Job], list[VideoResult]]:
+    jobs: dict[int, Job] = {}
+    done = []
+    for number, video in enumerate(videos):
+        standing = shelf.look(video)
+        if standing.result is not None:
+            done.append(standing.result)
+            continue
+        questions = [Questions(recipe, answers) for recipe in recipes]
+        job = Job(video, shelf.speech_key(video), questions)
+        if standing.transcript is not None:
+            job.decoded = standing.transcript.duration
+            job.seal(standing.transcript)
+        jobs[number] = job
+    return jobs, done

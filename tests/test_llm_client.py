@@ -1,0 +1,430 @@
+"""The client over real sockets: each thing a server does ends in its own error, on time."""
+
+import logging
+import os
+import secrets
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine import errors
+from engine.config import Config
+from engine.llm import retry
+from engine.llm.client import CONNECT_ATTEMPTS, SERVER_ATTEMPTS, Client
+from engine.llm.endpoint import find_endpoint, host_of, is_loopback, open_client, read_key
+from engine.llm.wire import Answer, Style, adapt, scrub
+from engine.testing.server import Canned, Request, Script, Server
+
+ASKED = [{"role": "user", "content": "?"}]
+SCHEMA = {"type": "object"}
+
+
+def completion(content: Any, reason: str = "stop", **message: Any) -> Canned:
+    choice = {"message": {"content": content, **message}, "finish_reason": reason}
+    return Canned({"choices": [choice], "usage": {"prompt_tokens": 7, "completion_tokens": 3}})
+
+
+def refusal(message: str, code: str | None = None, status: int = 400) -> Canned:
+    return Canned({"error": {"message": message, "type": "invalid_request", "code": code}}, status)
+
+
+FINE = completion("fine")
+
+
+@pytest.fixture(autouse=True)
+def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retry, "FIRST_WAIT", 0.01)
+
+
+@pytest.fixture
+def chat() -> Iterator[Callable[..., Answer]]:
+    """Ask a server that follows a script; `chat.server` is that server afterwards."""
+    opened: list[Any] = []
+
+    def ask(script: Script, **options: Any) -> Answer:
+        server = Server(script=script)
+        client = Client(server.url, None, "m", **{"call_timeout": 30.0, **options})
+        opened[:] = [*opened, client, server]
+        ask.server = server  # type: ignore[attr-defined]
+        return client.chat(ASKED, SCHEMA, 64)
+
+    yield ask
+    for thing in opened:
+        thing.close()
+
+
+def asked(chat: Callable[..., Answer]) -> list[Request]:
+    requests: list[Request] = chat.server.requests  # type: ignore[attr-defined]
+    return requests
+
+
+def test_answer_comes_with_its_usage(chat: Callable[..., Answer]) -> None:
+    assert chat([FINE]) == Answer("fine", False, 1, 7, 3)
+    body = asked(chat)[0].body
+    assert (body["model"], body["messages"], body["temperature"]) == ("m", ASKED, 0)
+    assert (body["max_tokens"], "stream" in body) == (64, False)
+    assert body["response_format"]["json_schema"]["schema"] == SCHEMA
+
+
+def test_usage_that_is_not_counted_is_unknown(chat: Callable[..., Answer]) -> None:
+    body = {"choices": [{"message": {"content": "x"}}], "usage": {"prompt_tokens": "many"}}
+    assert chat([Canned(body)]) == Answer("x", False, 1, None, None)
+
+
+def test_json_under_another_content_type_is_accepted(chat: Callable[..., Answer]) -> None:
+    headers = {"Content-Type": "text/plain"}
+    assert chat([Canned(FINE.body, headers=headers)]).text == "fine"
+
+
+def test_answer_at_the_token_limit_is_marked_as_cut(chat: Callable[..., Answer]) -> None:
+    assert chat([completion('{"items": [', "length")]).cut
+    assert chat([completion(None, "length")]) == Answer("", True, 1, 7, 3)
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        500,
+        502,
+        408,
+        409,
+        503,
+        Canned("<html>no</html>", 503, {"Content-Type": "text/html"}),
+        429,
+        Canned({}, 429, {"Retry-After": "0.05"}),
+        Canned({}, 429, {"Retry-After": "-5"}),
+        "garbage",
+        Canned("{}"),
+        Canned("null"),
+        Canned("[]"),
+        Canned('{"choices": ['),
+        Canned('{"choices": []}'),
+        Canned('{"choices": [null]}'),
+        Canned('{"choices": {"0": 1}}'),
+        Canned({"error": {"message": "overloaded"}}),
+        Canned(FINE.body, headers={"Content-Length": "999", "Connection": "close"}),
+        completion(None),
+        completion("  "),
+        completion(["text"]),
+    ],
+)
+def test_passing_trouble_is_asked_again(chat: Callable[..., Answer], first: Any) -> None:
+    # a body that is shorter than announced ends by the attempt's own timeout
+    answer = chat([first, FINE], attempt_timeout=1.0)
+    assert (answer.text, answer.attempts) == ("fine", 2)
+
+
+@pytest.mark.parametrize(
+    ("always", "error", "attempts"),
+    [
+        (500, errors.StatusError, SERVER_ATTEMPTS),
+        (401, errors.EndpointError, 1),
+        (403, errors.EndpointError, 1),
+        (404, errors.EndpointError, 1),
+        (400, errors.StatusError, 1),
+        (422, errors.StatusError, 1),
+        (418, errors.StatusError, 1),
+        ("garbage", errors.NotJsonError, 2),
+        (Canned("{}"), errors.SchemaError, 2),
+        (Canned("null"), errors.SchemaError, 2),
+        (Canned({"error": {"message": "no"}}), errors.SchemaError, 2),
+        (Canned({"choices": []}), errors.EmptyReplyError, 2),
+        (completion(None), errors.EmptyReplyError, 2),
+        (completion(None, refusal="I will not"), errors.RefusedError, 1),
+        (completion(None, "content_filter"), errors.RefusedError, 1),
+        (Canned("", 307, {"Location": "http://elsewhere.test/"}), errors.RedirectError, 1),
+        (Canned({}, 429, {"Retry-After": "500"}), errors.RateError, 1),
+        (Canned({}, 503, {"Retry-After": "500"}), errors.StatusError, 1),
+        (Canned("[" * 100_000), errors.NotJsonError, 2),
+        (Canned("x" * 9_000_000), errors.OversizeError, 1),
+        (refusal("maximum context length is 4096 tokens"), errors.ContextError, 1),
+        (refusal("x", "context_length_exceeded"), errors.ContextError, 1),
+    ],
+)
+def test_lasting_trouble_ends_in_its_own_error(
+    chat: Callable[..., Answer], always: Any, error: type[errors.CallError], attempts: int
+) -> None:
+    with pytest.raises(error) as caught:
+        chat(lambda _: always)
+    assert type(caught.value) is error
+    assert len(asked(chat)) == attempts
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+def test_context_error_of_a_local_server_is_known_by_its_type(chat: Callable[..., Answer]) -> None:
+    told = {"code": 400, "message": "request (20031 tokens) exceeds", "n_ctx": 4096}
+    body = {"error": {**told, "type": "exceed_context_size_error"}}
+    with pytest.raises(errors.ContextError):
+        chat([Canned(body, 400)])
+
+
+@pytest.mark.parametrize("behaviour", ["hang", "drip"])
+def test_call_ends_at_its_deadline(chat: Callable[..., Answer], behaviour: str) -> None:
+    began = time.monotonic()
+    with pytest.raises(errors.CallTimeout, match="did not answer in time"):
+        chat(lambda _: behaviour, call_timeout=0.5)
+    assert 0.49 <= time.monotonic() - began < 5.0
+
+
+def test_slow_attempt_is_given_up_and_tried_again(chat: Callable[..., Answer]) -> None:
+    answer = chat(["hang", FINE], attempt_timeout=0.3)
+    assert (answer.text, answer.attempts) == ("fine", 2)
+
+
+def test_refused_connection_is_tried_a_few_times_and_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        host = f"127.0.0.1:{listener.getsockname()[1]}"
+    attempts: list[Any] = []
+    real = socket.create_connection
+    monkeypatch.setattr(
+        socket, "create_connection", lambda *a, **k: (attempts.append(a), real(*a, **k))[1]
+    )
+    client = Client(f"http://{host}/v1", None, "m", call_timeout=30.0)
+    with pytest.raises(errors.UnreachableError, match=rf"{host} .* refused"):
+        client.chat(ASKED, SCHEMA, 64)
+    assert len(attempts) == CONNECT_ATTEMPTS
+    client.close()
+
+
+def test_server_that_comes_up_late_is_reached() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    client = Client(f"http://127.0.0.1:{port}/v1", None, "m", call_timeout=30.0)
+    answers: list[Answer] = []
+    retry_first = retry.FIRST_WAIT
+    retry.FIRST_WAIT = 1.0
+    thread = threading.Thread(target=lambda: answers.append(client.chat(ASKED, SCHEMA, 64)))
+    thread.start()
+    time.sleep(0.2)
+    with Server(port=port, script=[FINE]):
+        thread.join(20.0)
+    retry.FIRST_WAIT = retry_first
+    assert [answer.text for answer in answers] == ["fine"]
+    client.close()
+
+
+def test_what_a_server_refuses_is_asked_otherwise_and_remembered() -> None:
+    def picky(request: Request) -> Canned:
+        body = request.body
+        if body.get("response_format", {}).get("type") == "json_schema":
+            return refusal("response_format type must be one of text or json_object")
+        if "response_format" in body:
+            return refusal("'json_object' is not supported", status=422)
+        if "max_tokens" in body:
+            return refusal("Unsupported parameter: use 'max_completion_tokens' instead")
+        if "temperature" in body:
+            return refusal("temperature does not support 0 with this model")
+        return FINE
+
+    with Server(script=picky) as server:
+        client = Client(server.url, None, "m")
+        assert client.chat(ASKED, SCHEMA, 64).text == "fine"
+        assert len(server.requests) == 5
+        assert client.chat(ASKED, SCHEMA, 64).text == "fine"
+        assert len(server.requests) == 6
+        assert server.requests[-1].body["max_completion_tokens"] == 64
+        client.close()
+
+
+def test_threads_that_learn_at_the_same_time_learn_the_same() -> None:
+    def no_schema(request: Request) -> Canned:
+        wanted = request.body.get("response_format", {}).get("type")
+        return refusal("json_schema is not supported") if wanted == "json_schema" else FINE
+
+    with Server(script=no_schema, latency=0.1) as server:
+        client = Client(server.url, None, "m", connections=8)
+        threads = [threading.Thread(target=client.chat, args=(ASKED, SCHEMA, 64)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        client.chat(ASKED, SCHEMA, 64)
+        formats = [
+            request.body.get("response_format", {}).get("type") for request in server.requests
+        ]
+        assert formats == ["json_schema"] * 8 + ["json_object"] * 9
+        client.close()
+
+
+def test_refusal_about_something_else_is_not_taken_for_one_about_how_we_ask() -> None:
+    assert adapt(Style(), "messages must not be empty", "invalid", "messages") is None
+    assert adapt(Style(format="text"), "response_format", "", "") is None
+    assert adapt(Style(), "context length exceeded by response_format", "", "") is None
+    assert adapt(Style(), "JSON schema error at #: unrecognized type", "", "") == Style(
+        "json_object"
+    )
+
+
+@pytest.mark.parametrize("behaviour", ["hang", "drip", Canned({}, 429, {"Retry-After": "20"})])
+def test_stop_ends_a_call_under_way(behaviour: Any) -> None:
+    before = threading.active_count(), len(os.listdir("/proc/self/fd"))
+    with Server(script=lambda _: behaviour) as server:
+        client = Client(server.url, None, "m", call_timeout=120.0)
+        ended: list[BaseException] = []
+
+        def call() -> None:
+            try:
+                client.chat(ASKED, SCHEMA, 64)
+            except errors.CallError as error:
+                ended.append(error)
+
+        thread = threading.Thread(target=call)
+        thread.start()
+        while not server.requests:
+            time.sleep(0.01)
+        time.sleep(0.1)
+        client.close()
+        thread.join(10.0)
+        assert [type(error) for error in ended] == [errors.CallStopped]
+        with pytest.raises(errors.CallStopped):
+            client.chat(ASKED, SCHEMA, 64)
+        client.close()
+    assert (threading.active_count(), len(os.listdir("/proc/self/fd"))) == before
+
+
+def test_models_of_the_endpoint_are_listed() -> None:
+    with Server(model="mine", api_key="k") as server:
+        client = Client(server.url, "k", "mine")
+        assert client.models() == ["mine"]
+        client.close()
+        wrong = Client(server.url, "other", "mine")
+        with pytest.raises(errors.EndpointError, match="check OPENAI_API_KEY"):
+            wrong.models()
+        wrong.close()
+
+
+# the key
+
+
+def test_key_is_in_no_error_and_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    key = f"sk-proj-{secrets.token_hex(16)}"
+    part = key[:12]
+    caplog.set_level(logging.DEBUG)
+
+    def echo(request: Request) -> Canned:
+        told = f"Incorrect API key provided: {key} ({part}****). Bearer {key}"
+        return refusal(told, status=[401, 400, 500, 429][request.number % 4])
+
+    for number in range(4):
+        with Server(script=lambda r, n=number: echo(Request(n, r.body, (), ()))) as server:
+            client = Client(server.url, key, "m", call_timeout=1.0)
+            with pytest.raises(errors.CallError) as caught:
+                client.chat(ASKED, SCHEMA, 64)
+            shown = "".join(traceback.format_exception(caught.value))
+            logging.getLogger("engine").info("failed", exc_info=caught.value)
+            assert part not in shown + repr(client) + repr(caught.value)
+            client.close()
+    assert "failed" in caplog.text
+    assert part not in caplog.text
+
+
+def test_what_looks_like_a_key_is_taken_out_of_a_servers_words() -> None:
+    assert scrub("key sk-abc*****wxyz, Bearer abc.def") == "key [key], [key]"
+    assert scrub("a risk-averse task-force") == "a risk-averse task-force"
+    assert scrub("mine is secret", "secret") == "mine is [key]"
+    assert scrub("a\nb\t c " + "x" * 9_999).startswith("a b c xxx")
+    assert len(scrub("x" * 9_999)) == 300
+
+
+def test_key_comes_from_the_environment_or_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text("from-file\n", encoding="utf-8")
+    assert read_key({"OPENAI_API_KEY": " given "}) == "given"
+    assert read_key({"OPENAI_API_KEY_FILE": str(file)}) == "from-file"
+    assert read_key({"OPENAI_API_KEY": "given", "OPENAI_API_KEY_FILE": str(file)}) == "given"
+    assert read_key({"OPENAI_API_KEY": ""}) is None
+    with pytest.raises(errors.UsageError, match="cannot be read"):
+        read_key({"OPENAI_API_KEY_FILE": str(tmp_path / "none")})
+
+
+# which endpoint
+
+
+def test_without_a_model_nothing_leaves_this_machine() -> None:
+    assert (
+        find_endpoint(Config(), {"OPENAI_API_KEY": "k", "OPENAI_BASE_URL": "http://x/v1"}) is None
+    )
+
+
+@pytest.mark.parametrize(
+    ("config", "env", "host"),
+    [
+        (Config(llm_model="m"), {"OPENAI_API_KEY": "k"}, "api.openai.com"),
+        (Config(llm_model="m"), {"OPENAI_BASE_URL": "http://localhost:1/v1"}, "localhost:1"),
+        (
+            Config(llm_model="m", llm_base_url="http://[::1]:8080/v1"),
+            {"OPENAI_BASE_URL": "http://other/v1"},
+            "::1:8080",
+        ),
+        (
+            Config(llm_model="m", llm_base_url="https://llm.example/v1"),
+            {"OPENAI_API_KEY": "k"},
+            "llm.example",
+        ),
+    ],
+)
+def test_endpoint_is_the_option_then_the_environment_then_openai(
+    config: Config, env: dict[str, str], host: str
+) -> None:
+    endpoint = find_endpoint(config, env)
+    assert endpoint is not None
+    assert endpoint.host == host
+    assert "'k'" not in repr(endpoint)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (Config(llm_base_url="http://localhost/v1"), "--llm-model"),
+        (Config(llm_model="m"), "OPENAI_API_KEY"),
+        (Config(llm_model="m", llm_base_url="https://llm.example/v1"), "needs a key"),
+        (Config(llm_model="m", llm_base_url="file:///etc/passwd"), "http://"),
+        (Config(llm_model="m", llm_base_url="localhost:8080"), "http://"),
+        (Config(llm_model="m", llm_base_url="http://"), "http://"),
+        (Config(llm_model="m", llm_base_url="http://x:port/"), "http://"),
+    ],
+)
+def test_half_an_endpoint_is_a_usage_error(config: Config, message: str) -> None:
+    with pytest.raises(errors.UsageError, match=message):
+        find_endpoint(config, {})
+
+
+def test_loopback_needs_no_key_and_its_client_asks_with_the_given_times() -> None:
+    with Server(script=[FINE]) as server:
+        config = Config(llm_model="m", llm_base_url=server.url, call_timeout=9.0)
+        endpoint = find_endpoint(config, {})
+        assert endpoint is not None
+        client = open_client(endpoint, config, 2)
+        assert client.call_timeout == 9.0
+        assert client.chat(ASKED, SCHEMA, 64).text == "fine"
+        client.close()
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [
+        ("localhost", True),
+        ("llm.localhost", True),
+        ("127.9.9.9", True),
+        ("::1", True),
+        ("10.0.0.1", False),
+        ("localhost.example", False),
+        ("notlocalhost", False),
+        ("", False),
+    ],
+)
+def test_loopback_is_known_by_name_and_address(host: str, loopback: bool) -> None:
+    assert is_loopback(host) == loopback
+
+
+def test_user_and_password_in_a_url_are_not_part_of_the_host() -> None:
+    assert host_of("https://user:secret@llm.example:8443/v1") == "llm.example:8443"

@@ -1,0 +1,225 @@
+"""The schedule alone, replayed on a clock that jumps: no process, no thread, no real time."""
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from replay import DIED, Replay, lengths
+
+from engine import schedule
+from engine.records import Problem
+from engine.schedule import Schedule
+
+
+def all_units(windows: dict[int, int]) -> Counter[tuple[int, int]]:
+    return Counter((video, n) for video, count in windows.items() for n in range(count))
+
+
+@given(
+    st.dictionaries(st.integers(0, 30), st.integers(1, 40), min_size=1, max_size=12),
+    st.integers(1, 4),
+    st.integers(1, 16),
+    st.integers(1, 3),
+    st.booleans(),
+)
+def test_every_window_is_decoded_exactly_once(windows, slots, batch, preparation, multilingual):
+    sizes = {f"cpu:{i}": batch for i in range(slots)}
+    replay = Replay(windows, sizes, preparation, multilingual=multilingual)
+    replay.run()
+    assert Counter(replay.done) == all_units(windows)
+    assert replay.schedule.idle
+    assert not replay.failed
+
+
+@pytest.mark.parametrize(("slots", "efficiency"), [(2, 0.98), (8, 0.97), (64, 0.95)])
+def test_slots_are_kept_busy(slots, efficiency):
+    windows = lengths(seed=7, videos=400)
+    replay = Replay(windows, {f"cuda:{i}": 1 for i in range(slots)}, preparation=slots)
+    makespan = replay.run() - 0.1  # opening
+    assert sum(windows.values()) / slots / makespan >= efficiency
+
+
+def test_batches_are_full_while_a_full_one_can_be_had():
+    windows = lengths(seed=3, videos=200)
+    replay = Replay(windows, {"cuda:0": 16, "cuda:1": 16}, preparation=8)
+    replay.run()
+    assert replay.schedule.fill_used / replay.schedule.fill_offered >= 0.99
+    sizes = [len(units) for _, _, units in replay.batches]
+    assert sizes.count(16) > 0.9 * len(sizes)
+
+
+def test_longest_video_is_prepared_first():
+    replay = Replay({0: 1, 1: 9, 2: 3}, {"cpu:0": 1})
+    replay.run()
+    assert [units[0][0] for _, _, units in replay.batches][:9] == [1] * 9
+
+
+def test_only_the_first_window_goes_before_the_language_is_known():
+    replay = Replay({0: 6, 1: 6}, {"cpu:0": 4}, preparation=2, multilingual=True)
+    replay.run()
+    known: set[int] = set()
+    first_batches = replay.batches[:1]
+    for _, _, units in first_batches:
+        assert all(position == 0 or video in known for video, position in units)
+        known |= {video for video, _ in units}
+
+
+def test_preparation_stays_a_few_batches_ahead():
+    """Scratch is bounded: what waits never exceeds what was allowed."""
+    most = 0
+
+    class Watching(Replay):
+        def _perform(self, actions):
+            nonlocal most
+            most = max(most, self.schedule.waiting_windows)
+            super()._perform(actions)
+
+    Watching({0: 500}, {"cpu:0": 2}, seconds=lambda unit: 10.0).run()
+    assert most <= schedule.AHEAD * 2
+
+
+def test_a_slot_holds_two_batches_so_that_it_never_waits_for_the_loop():
+    replay = Replay({0: 20}, {"cpu:0": 1})
+    replay.run()
+    starts = [at for at, _, _ in replay.batches]
+    assert starts[1] < starts[0] + 1.0
+
+
+def test_death_costs_the_oldest_batch_a_try_and_the_other_nothing():
+    deaths = iter([True])
+    replay = Replay(
+        {0: 4, 1: 4}, {"cpu:0": 1}, kills=lambda a: a.batch == 2 and next(deaths, False)
+    )
+    replay.run()
+    assert Counter(replay.done) == all_units({0: 4, 1: 4})
+    assert not replay.failed
+
+
+def test_poisonous_video_costs_two_workers_and_nobody_else():
+    killed = []
+
+    def kills(action):
+        poisonous = any(video == 1 for video, _ in action.units)
+        if poisonous:
+            killed.append(action.place)
+        return poisonous
+
+    windows = {0: 5, 1: 3, 2: 7}
+    replay = Replay(windows, {"cuda:0": 4, "cuda:1": 4}, preparation=2, kills=kills)
+    replay.run()
+    assert set(replay.failed) == {1}
+    assert replay.failed[1] == DIED
+    done = Counter(replay.done)
+    assert all(done[unit] == 1 for unit in all_units({0: 5, 2: 7}))
+    assert len(killed) <= 4  # two batches of it may be on two slots at once
+
+
+@given(st.lists(st.integers(1, 60), max_size=6, unique=True), st.integers(1, 3))
+def test_killed_workers_lose_no_window(kill_at, slots):
+    windows = lengths(seed=11, videos=20, longest=12)
+    replay = Replay(
+        windows, {f"cpu:{i}": 2 for i in range(slots)}, kills=lambda a: a.batch in kill_at
+    )
+    replay.run()
+    left = {v: n for v, n in windows.items() if v not in replay.failed}
+    assert all(Counter(replay.done)[unit] >= 1 for unit in all_units(left))
+    assert replay.schedule.idle
+
+
+def test_place_that_cannot_open_is_retired_and_the_others_do_its_work():
+    plan = Schedule({"cuda:0": 1, "cuda:1": 1}, 1, 4, [0])
+    plan.step(schedule.Begin(), 0.0)
+    broken = Problem("E_WORKER", "no cuBLAS")
+    assert not any(
+        isinstance(a, schedule.GiveUp)
+        for a in plan.step(schedule.CannotOpen("cuda:0", broken), 1.0)
+    )
+    assert schedule.GiveUp(broken) in plan.step(schedule.CannotOpen("cuda:1", broken), 2.0)
+
+
+def test_process_that_dies_while_opening_is_tried_three_times():
+    plan = Schedule({"cpu:0": 1}, 1, 4, [0])
+    plan.step(schedule.Begin(), 0.0)
+    starts = 1
+    while schedule.Start("cpu:0") in plan.step(schedule.Died("cpu:0", DIED), float(starts)):
+        starts += 1
+    assert starts == schedule.STARTS
+    assert plan.places["cpu:0"].phase is schedule.Phase.RETIRED
+
+
+def test_hung_slot_is_killed_and_its_batch_goes_elsewhere():
+    plan = Schedule({"cpu:0": 1}, 1, 4, [0])
+    plan.step(schedule.Begin(), 0.0)
+    plan.step(schedule.Ready("prep:0"), 0.0)
+    plan.step(schedule.Ready("cpu:0", 0.5), 0.0)
+    plan.step(schedule.Probed("prep:0", {0: 30.0}), 0.0)
+    [decode] = plan.step(schedule.Windows("prep:0", 0, (0,), True, True), 1.0)
+    assert decode == schedule.Decode("cpu:0", 1, ((0, 0),))
+    assert plan.next_deadline == 1.0 + schedule.DECODE_LIMIT
+    actions = plan.step(schedule.Tick(), plan.next_deadline)
+    assert [type(action) for action in actions] == [schedule.Kill, schedule.Start]
+    again = plan.step(schedule.Ready("cpu:0", 0.5), 100.0)
+    assert schedule.Decode("cpu:0", 2, ((0, 0),)) in again
+
+
+def test_container_that_kills_its_reader_is_found_by_looking_one_by_one():
+    plan = Schedule({"cpu:0": 1}, 1, 4, [0, 1, 2])
+    actions = plan.step(schedule.Begin(), 0.0)
+    failed = []
+    for _ in range(20):
+        actions = list(actions)
+        if not actions:
+            break
+        action = actions.pop(0)
+        match action:
+            case schedule.Start("prep:0"):
+                actions += plan.step(schedule.Ready("prep:0"), 0.0)
+            case schedule.Probe("prep:0", videos) if 1 in videos:
+                actions += plan.step(schedule.Died("prep:0", DIED), 0.0)
+            case schedule.Probe("prep:0", videos):
+                actions += plan.step(schedule.Probed("prep:0", dict.fromkeys(videos, 1.0)), 0.0)
+            case schedule.Fail(video, _):
+                failed.append(video)
+    assert failed == [1]
+
+
+def test_drain_starts_nothing_new():
+    plan = Schedule({"cpu:0": 1}, 1, 4, [0])
+    plan.step(schedule.Begin(), 0.0)
+    plan.step(schedule.Drain(), 0.0)
+    assert plan.step(schedule.Ready("prep:0"), 0.0) == []
+    assert plan.step(schedule.ChunkReady((0, "expressions", 0)), 0.0) == []
+
+
+def test_calls_keep_to_their_limit_and_go_by_video_then_chunk():
+    plan = Schedule({}, 0, 2, [])
+    keys = [(0, "r", 1), (0, "r", 0), (1, "r", 0)]
+    started = [a for key in keys for a in plan.step(schedule.ChunkReady(key), 0.0)]
+    assert started == [schedule.Call((0, "r", 1)), schedule.Call((0, "r", 0))]
+    assert plan.step(schedule.CallEnded((0, "r", 1)), 0.0) == [schedule.Call((1, "r", 0))]
+
+
+def test_calls_that_wait_are_given_back_when_the_endpoint_is_gone():
+    plan = Schedule({}, 0, 1, [])
+    for index in range(3):
+        plan.step(schedule.ChunkReady((0, "r", index)), 0.0)
+    assert plan.stop_calls() == [(0, "r", 1), (0, "r", 2)]
+    assert plan.step(schedule.CallEnded((0, "r", 0)), 0.0) == []
+    assert plan.idle
+
+
+@pytest.mark.parametrize("kills", [1, 2])
+def test_sequential_file_restarts_after_a_death_and_fails_at_the_second(kills):
+    plan = Schedule({"cpu:0": 1}, 1, 4, [0], sequential=True)
+    plan.step(schedule.Begin(), 0.0)
+    plan.step(schedule.Ready("cpu:0"), 0.0)
+    plan.step(schedule.Ready("prep:0"), 0.0)
+    assert plan.step(schedule.Probed("prep:0", {0: 90.0}), 0.0) == [
+        schedule.Advance("cpu:0", 0, restart=True)
+    ]
+    for _ in range(kills):
+        actions = plan.step(schedule.Died("cpu:0", DIED), 1.0)
+        plan.step(schedule.Ready("cpu:0"), 1.0)
+    failed = [a for a in actions if isinstance(a, schedule.Fail)]
+    assert bool(failed) == (kills == 2)

@@ -1,0 +1,184 @@
+"""The recogniser with real weights: the batched pipeline's text, whatever the neighbours."""
+
+import numpy as np
+import pytest
+from faster_whisper import BatchedInferencePipeline, WhisperModel
+from faster_whisper.feature_extractor import FeatureExtractor
+from faster_whisper.tokenizer import Tokenizer
+from speech import decoded, joined
+
+from engine.errors import SlotError
+from engine.records import SAMPLE_RATE, SpeechOptions, Window
+from engine.speech.activity import SpeechDetector
+from engine.speech.canary import listen
+from engine.speech.transcript import Assembly
+from engine.speech.whisper import FileDecoder, Recognizer, split
+from engine.speech.windows import ROW_FRAMES, WindowStream
+
+OPTIONS = SpeechOptions(
+    mode="batched",
+    language="en",
+    task="transcribe",
+    initial_prompt=None,
+    hotwords=None,
+    beam_size=5,
+    word_timestamps=False,
+    vad_filter=True,
+    audio_track=None,
+    compute_type="int8",
+)
+
+
+@pytest.fixture(scope="module")
+def recognizer(tiny_en):
+    return Recognizer(tiny_en, "cpu", "int8", 2)
+
+
+def rows_of(audio, mels=80):
+    stream = WindowStream(SpeechDetector())
+    extract = FeatureExtractor(feature_size=mels)
+    found = [*stream.feed(audio), *stream.finish()]
+    rows = []
+    for _, samples in found:
+        row = np.zeros((mels, ROW_FRAMES), np.float32)
+        features = extract(samples)[..., :-1]
+        row[:, : features.shape[1]] = features
+        rows.append(row)
+    return [spans for spans, _ in found], rows
+
+
+def transcribed(recognizer, audio, options, batch):
+    """Segments, decoded ``batch`` windows at a time."""
+    spans, rows = rows_of(audio)
+    assembly = Assembly()
+    for begin in range(0, len(rows), batch):
+        chosen = range(begin, min(begin + batch, len(rows)))
+        windows = [Window(n, spans[n], "") for n in chosen]
+        results = recognizer.decode(
+            recognizer.encode([rows[n] for n in chosen]),
+            list(chosen),
+            [w.samples / SAMPLE_RATE for w in windows],
+            [options.language] * len(windows),
+            options,
+        )
+        for window, result in zip(windows, results, strict=True):
+            assembly.add(window, result)
+    return assembly.segments
+
+
+@pytest.fixture(scope="module")
+def audio(samples):
+    return joined(samples, seconds=180, seed=4)
+
+
+def test_text_is_the_batched_pipelines_but_for_the_tails_it_drops(
+    recognizer, audio, tiny_en, tails
+):
+    ours = transcribed(recognizer, audio, OPTIONS, batch=3)
+    model = WhisperModel(str(tiny_en), device="cpu", compute_type="int8", cpu_threads=2)
+    segments, _ = BatchedInferencePipeline(model).transcribe(
+        audio, language="en", without_timestamps=False, batch_size=3
+    )
+    theirs = [s for s in segments if s.text.strip()]
+    kept = [s for s in ours if s.text not in tails(ours, theirs)]
+    assert [s.text for s in kept] == [s.text for s in theirs]
+    for mine, other in zip(kept, theirs, strict=True):
+        assert mine.start == pytest.approx(other.start, abs=0.02)
+
+
+@pytest.fixture
+def tails():
+    def dropped(ours, theirs):
+        """Texts that only we have: each must be the last segment of its window."""
+        known = {segment.text for segment in theirs}
+        extra = [segment for segment in ours if segment.text not in known]
+        for segment in extra:
+            following = ours[segment.id + 1] if segment.id + 1 < len(ours) else None
+            assert following is None or following.seek != segment.seek, segment
+        return {segment.text for segment in extra}
+
+    return dropped
+
+
+def test_results_do_not_depend_on_batch_neighbours(recognizer, audio):
+    alone = transcribed(recognizer, audio, OPTIONS, batch=1)
+    together = transcribed(recognizer, audio, OPTIONS, batch=6)
+    assert alone == together
+
+
+def test_word_times_are_the_pipelines(recognizer, audio, tiny_en):
+    from dataclasses import replace
+
+    ours = transcribed(recognizer, audio, replace(OPTIONS, word_timestamps=True), batch=1)
+    model = WhisperModel(str(tiny_en), device="cpu", compute_type="int8", cpu_threads=2)
+    segments, _ = BatchedInferencePipeline(model).transcribe(
+        audio, language="en", without_timestamps=False, word_timestamps=True, batch_size=1
+    )
+    theirs = {(s.text, round(s.start)): s.words for s in segments if s.words and s.text.strip()}
+    compared = 0
+    for segment in ours:
+        for word, other in zip(
+            segment.words or (), theirs.get((segment.text, round(segment.start)), ()), strict=False
+        ):
+            assert word.word == other.word
+            assert word.start == pytest.approx(other.start, abs=0.021)
+            assert word.end == pytest.approx(other.end, abs=0.021)
+            compared += 1
+    assert compared > 0.9 * sum(len(s.words or ()) for s in ours)
+
+
+def test_sequential_mode_is_transcribe_at_temperature_0(recognizer, samples, tiny_en):
+    audio = decoded(samples / "coffee_shop.mp4")
+    decoder = FileDecoder(
+        recognizer,
+        audio,
+        OPTIONS.__class__(
+            **{**{f: getattr(OPTIONS, f) for f in OPTIONS.__slots__}, "vad_filter": False}
+        ),
+    )
+    ours, ended = [], False
+    while not ended:
+        new, ended = decoder.advance(30.0)
+        ours += new
+    model = WhisperModel(str(tiny_en), device="cpu", compute_type="int8", cpu_threads=2)
+    theirs, _ = model.transcribe(audio, language="en", temperature=0)
+    assert [(s.text, s.start, s.end) for s in ours] == [(s.text, s.start, s.end) for s in theirs]
+    assert [s.id for s in ours] == list(range(len(ours)))
+
+
+def test_canary_is_understood(recognizer):
+    text, seconds = listen(recognizer, ("meeting", "tuesday"))
+    assert "meeting" in text.lower()
+    assert seconds > 0
+
+
+def test_canary_that_lacks_a_word_is_an_error(recognizer):
+    with pytest.raises(SlotError, match="without zebra"):
+        listen(recognizer, ("zebra",))
+
+
+@pytest.fixture(scope="module")
+def tokenizer(recognizer):
+    return Tokenizer(recognizer.model.hf_tokenizer, False, task="transcribe", language="en")
+
+
+def test_unfinished_tail_is_kept_and_ends_with_the_speech(tokenizer):
+    begin = tokenizer.timestamp_begin
+    said = tokenizer.encode(" Hello there.")
+    tail = tokenizer.encode(" And then")
+    tokens = [begin, *said, begin + 100, begin + 100, *tail]
+    first, second = split(tokens, 7.5, tokenizer)
+    assert (first.start, first.end, first.text) == (0.0, 2.0, " Hello there.")
+    assert (second.start, second.end, second.text) == (2.0, 7.5, " And then")
+
+
+def test_window_without_closing_timestamps_is_one_piece(tokenizer):
+    tokens = [tokenizer.timestamp_begin, *tokenizer.encode(" Hello there.")]
+    [piece] = split(tokens, 4.0, tokenizer)
+    assert (piece.start, piece.end) == (0.0, 4.0)
+
+
+def test_window_without_text_has_no_pieces(tokenizer):
+    begin = tokenizer.timestamp_begin
+    assert split([], 4.0, tokenizer) == []
+    assert split([begin, begin + 50], 4.0, tokenizer) == []
