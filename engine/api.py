@@ -99,10 +99,10 @@ class Plan:
 
 
 def plan(paths: Paths, config: Config | None = None) -> Plan:
-    """What ``run`` would do; looks into the containers, loads no model."""
+    """What ``run`` would do; looks into the containers, loads no model, writes nothing."""
     config = checked(config or Config())
     with ExitStack() as stack:
-        ready = prepare(paths, config, stack)
+        ready = prepare(paths, config, stack, look=True)
         todo = [job.video.path for job in ready.jobs.values() if job.transcript is None]
         return Plan(
             ready.found.videos,
@@ -152,7 +152,9 @@ def _run(paths: Paths, config: Config, tell: OnEvent, stop: _Stop) -> RunReport:
     hush_resource_tracker()
     began = time.monotonic()
     with ExitStack() as stack:
-        ready = prepare(paths, config, stack)
+        ready = prepare(
+            paths, config, stack, on_fetch=lambda done, total: tell(events.Fetching(done, total))
+        )
         ready.ledger.begin_run()
         _announce(ready, tell)
         results = list(ready.done)
@@ -187,7 +189,6 @@ def _announce(ready: Prepared, tell: OnEvent) -> None:
         events.RunStarted(
             len(ready.found.videos),
             len(ready.jobs),
-            None,
             tuple(slot.device for slot in ready.sizing.slots),
             ready.model.name,
             ready.model.note,

@@ -27,7 +27,6 @@ class RunStarted:
 
     videos: int  # asked for
     todo: int  # of these, not done already
-    audio_seconds: float | None  # of the videos to do; None: not all say how long they are
     slots: tuple[str, ...]  # names: "cuda:0", "cpu:1"
     model: str
     note: str | None  # why this model, if it is not the one a user would expect
@@ -39,6 +38,14 @@ class SlotChanged:
 
     slot: str
     doing: str  # a few words for people: "opening", "3 windows of talk.mp4", "idle"
+
+
+@dataclass(frozen=True, slots=True)
+class VideoMeasured:
+    """A container has said how long it is; comes before its video starts."""
+
+    video: Video
+    seconds: float | None  # as declared; None: it does not say
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +123,7 @@ Event = (
     Fetching
     | RunStarted
     | SlotChanged
+    | VideoMeasured
     | VideoStarted
     | VideoProgress
     | VideoFinished

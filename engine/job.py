@@ -60,6 +60,7 @@ class Job:
         self.declared: float | None = None
         self.speech = 0.0
         self.transcript: Transcript | None = None
+        self.read_back = False  # the transcript was on disk before the run
         self.problem: Problem | None = None
         self.state = State.PENDING
         self._assembly = Assembly()
@@ -134,8 +135,14 @@ class Job:
             )
         )
 
+    def seal_read_back(self, transcript: Transcript) -> None:
+        """The transcript is on disk already; only analysis is missing."""
+        self.read_back = True
+        self.decoded = transcript.duration
+        self.seal(transcript)
+
     def seal(self, transcript: Transcript) -> None:
-        """The transcript is whole (or was read back from its file)."""
+        """The transcript is whole."""
         self.transcript = transcript
         if self.declared and self.decoded < SHORT * self.declared:
             share = 100 * self.decoded / self.declared

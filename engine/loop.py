@@ -296,7 +296,9 @@ class Loop:
             if problem is not None:
                 self._fail(number, problem)
             else:
-                seconds[number] = self._jobs[number].declared = probe.duration
+                job = self._jobs[number]
+                seconds[number] = job.declared = probe.duration
+                self._tell(events.VideoMeasured(job.video, probe.duration))
         self._step(schedule.Probed(answer.place, seconds))
 
     def _unfit(self, probe: Probe) -> Problem | None:
@@ -384,8 +386,9 @@ class Loop:
         if job.transcript is not None:
             self._cached.pop(number, None)
             self._save(job, final=False)
-        done = job.decoded if job.transcript is not None else job.sealed_seconds
-        self._tell(events.VideoProgress(job.video, done, job.declared))
+        if not job.read_back:
+            done = job.decoded if job.transcript is not None else job.sealed_seconds
+            self._tell(events.VideoProgress(job.video, done, job.declared))
         if self.calls is None:
             return
         if self.calls.english_only:
@@ -432,7 +435,7 @@ class Loop:
         result = job.result(files)
         self._shelf.record(job, result)
         self._ledger.commit()
-        self.audio_done += job.decoded
+        self.audio_done += 0.0 if job.read_back else job.decoded
         del self._jobs[number]
         shutil.rmtree(self._setup.scratch / str(number), ignore_errors=True)
         self._tell(events.VideoFinished(result))

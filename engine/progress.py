@@ -88,7 +88,7 @@ class Progress:
                 self._say(printable(event.text), problem=True)
             case VideoFinished(result):
                 self._flaws += flaws_of(result)
-                if not result.resumed:
+                if not result.resumed and result.state is not State.INTERRUPTED:
                     so_far = "" if self._live else f" [{_overall(self._tally, now)}]"
                     self._say(video_line(result) + so_far, problem=result.state in BROKEN)
             case RunFinished(report):
@@ -164,9 +164,8 @@ def _is_terminal(stream: TextIO, env: Mapping[str, str]) -> bool:
 def _beginning(event: RunStarted) -> str:
     done = event.videos - event.todo
     before = f" ({done} of {count(event.videos, 'video')} done before)" if done else ""
-    audio = f", {clock(event.audio_seconds)} of audio" if event.audio_seconds else ""
     slots = f"{count(len(event.slots), 'slot')}: {', '.join(event.slots)}"
-    return f"{count(event.todo, 'video')} to do{before}{audio}; model {event.model}; {slots}"
+    return f"{count(event.todo, 'video')} to do{before}; model {event.model}; {slots}"
 
 
 def _overall(tally: Tally, now: float) -> str:

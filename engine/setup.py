@@ -22,6 +22,7 @@ from engine.pools.hardware import Hardware, snapshot
 from engine.pools.sizing import Sizing, size
 from engine.records import SpeechOptions, Video, VideoResult
 from engine.speech.models import ResolvedModel, find_models_folder, resolve
+from engine.speech.sources import Progress
 from engine.store.files import RunLock, check_writable, sweep_temporaries
 from engine.store.keys import digest, fingerprint
 from engine.store.ledger import Ledger
@@ -58,19 +59,32 @@ class Prepared:
         return (self.endpoint.host,) if self.endpoint and self.recipes else ()
 
 
-def prepare(paths: Sequence[str | PathLike[str]], config: Config, stack: ExitStack) -> Prepared:
-    """Look at everything; the output folder stays locked until the stack closes."""
+def prepare(
+    paths: Sequence[str | PathLike[str]],
+    config: Config,
+    stack: ExitStack,
+    *,
+    look: bool = False,
+    on_fetch: Progress | None = None,
+) -> Prepared:
+    """Look at everything; the output folder stays locked until the stack closes.
+
+    ``look``: only look, so that the output folder is neither made nor locked nor written to.
+    ``on_fetch`` hears how many bytes of a model have been fetched, of how many.
+    """
     recipes = _recipes(config)
     endpoint = find_endpoint(config) if recipes else None
     _check_answerable(recipes, endpoint)
-    check_writable(config.output)
-    stack.enter_context(RunLock(config.output))
-    sweep_temporaries(config.output)
+    if not look:
+        check_writable(config.output)
+        stack.enter_context(RunLock(config.output))
+        sweep_temporaries(config.output)
     found = find_videos(paths, config.output)
     hardware = snapshot()
-    ledger = Ledger(config.output)
+    size(hardware, config, None)  # a device that is not there: said before a model is fetched
+    ledger = Ledger(config.output, look=look)
     stack.callback(ledger.close)
-    model = _model(config, hardware, ledger)
+    model = _model(config, hardware, ledger, on_fetch)
     options = speech_options(config, model)
     shelf = Shelf(
         config.output,
@@ -78,6 +92,7 @@ def prepare(paths: Sequence[str | PathLike[str]], config: Config, stack: ExitSta
         config.output_format,
         {"name": model.name, "identity": model.identity, "encoder": ENCODER},
         asdict(options) | {"analyses": _analysis_keys(recipes, endpoint)},
+        look=look,
     )
     answers = endpoint.model if endpoint else PhrasebookAnalyst.name
     jobs, done = _jobs(found.videos, shelf, recipes, answers)
@@ -159,10 +174,13 @@ def _check_answerable(recipes: Sequence[Recipe], endpoint: Endpoint | None) -> N
         )
 
 
-def _model(config: Config, hardware: Hardware, ledger: Ledger) -> ResolvedModel:
+def _model(
+    config: Config, hardware: Hardware, ledger: Ledger, on_fetch: Progress | None
+) -> ResolvedModel:
     """The model asked for; without a name, the one this folder was begun with."""
     begun = ledger.get(DEFAULT_MODEL) if config.model is None else None
-    model = resolve(config.model or begun, device_kind(config, hardware))
+    kind = device_kind(config, hardware)
+    model = resolve(config.model or begun, kind, on_progress=on_fetch)
     if config.model is None and begun is None:
         ledger.set(DEFAULT_MODEL, model.name)
     return model
@@ -197,7 +215,6 @@ def _jobs(
         questions = [Questions(recipe, answers) for recipe in recipes]
         job = Job(video, shelf.speech_key(video), questions)
         if standing.transcript is not None:
-            job.decoded = standing.transcript.duration
-            job.seal(standing.transcript)
+            job.seal_read_back(standing.transcript)
         jobs[number] = job
     return jobs, done

@@ -14,6 +14,7 @@ from engine.events import (
     RunStarted,
     SlotChanged,
     VideoFinished,
+    VideoMeasured,
     VideoProgress,
     VideoStarted,
 )
@@ -38,10 +39,9 @@ class Tally:
     calls_active: int = 0
     calls_waiting: int = 0
     calls: Counter[State] = field(default_factory=Counter)  # how the ended ones ended
-    _audio: float | None = None  # seconds of all videos to do
     _done: dict[str, float] = field(default_factory=dict)  # by path: seconds transcribed
     _total: dict[str, float] = field(default_factory=dict)  # by path: seconds in all, if declared
-    _dropped: float = 0.0  # seconds that failed videos leave undone
+    _ended: set[str] = field(default_factory=set)  # by path: videos that this run has ended
 
     def note(self, event: Event) -> None:
         """Take one event in; those that change no figure are ignored."""
@@ -50,16 +50,19 @@ class Tally:
                 self.fetched = (event.done, event.total)
             case RunStarted():
                 self.fetched = None
-                self.videos, self.todo, self._audio = event.videos, event.todo, event.audio_seconds
+                self.videos, self.todo = event.videos, event.todo
                 self.slots = dict.fromkeys(event.slots, "waiting")
             case SlotChanged():
                 self.slots[event.slot] = event.doing
+            case VideoMeasured():
+                if event.seconds is not None:
+                    self._total[event.video.path] = event.seconds
             case VideoStarted():
                 self._done.setdefault(event.video.path, 0.0)
             case VideoProgress():
                 self._grown(event)
             case VideoFinished():
-                self._ended(event.result)
+                self._finished(event.result)
             case LlmChanged():
                 self.calls_active, self.calls_waiting = event.active, event.waiting
             case CallFinished():
@@ -72,19 +75,29 @@ class Tally:
 
     @property
     def audio_total(self) -> float | None:
-        """Seconds of audio that this run has to transcribe, without what failed videos left.
+        """Seconds of audio that this run has to transcribe; a failed video counts what it gave.
 
-        Where not all is known, what was opened so far stands for the rest: see ``guessed``.
+        Videos of unknown length count as average: see ``guessed``.
         """
-        audio = self._audio
-        if audio is None and self._total:
-            audio = sum(self._total.values()) / len(self._total) * max(self.todo, len(self._total))
-        return None if audio is None else max(audio - self._dropped, self.audio_done)
+        if not self._total:
+            return None
+        average = sum(self._total.values()) / len(self._total)
+        left = sum(
+            seconds - self._done.get(path, 0.0)
+            for path, seconds in self._total.items()
+            if path not in self._ended
+        )
+        return self.audio_done + max(0.0, left) + average * self._unmeasured
 
     @property
     def guessed(self) -> bool:
-        """Whether the total is an estimate: videos that were not opened yet count as average."""
-        return self._audio is None and len(self._total) < self.todo
+        """Whether the total is an estimate."""
+        return self._unmeasured > 0
+
+    @property
+    def _unmeasured(self) -> int:
+        """Videos to do whose length is not known, and which have not ended."""
+        return max(0, self.todo - len(self._ended | set(self._total)))
 
     def speed(self, now: float) -> float | None:
         """Seconds of audio per second; None before the first."""
@@ -102,14 +115,13 @@ class Tally:
         if event.seconds_total is not None:
             self._total[path] = event.seconds_total
 
-    def _ended(self, result: VideoResult) -> None:
+    def _finished(self, result: VideoResult) -> None:
         path = result.video.path
         self.broken += result.state in BROKEN
         if result.resumed:
             self.resumed += 1
             return
         self.ended += 1
-        if result.state in _USABLE and result.transcript is not None:
+        self._ended.add(path)
+        if result.state in _USABLE and result.transcript is not None and path in self._done:
             self._done[path] = result.transcript.duration
-        else:
-            self._dropped += max(0.0, self._total.get(path, 0.0) - self._done.get(path, 0.0))

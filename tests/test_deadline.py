@@ -221,6 +221,19 @@ def test_redirect_is_not_followed(serve: Callable[[Behave], RawServer]) -> None:
     assert elsewhere.connections == []
 
 
+def test_no_compression_is_asked_for(serve: Callable[[Behave], RawServer]) -> None:
+    heads: list[bytes] = []
+
+    def listen(connection: socket.socket, _: threading.Event) -> None:
+        heads.append(connection.recv(65536))
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+    server = serve(listen)
+    with client(server.url()) as http, within(5.0):
+        http.get(server.url())
+    assert b"\r\naccept-encoding: identity\r\n" in heads[0].lower()
+
+
 def test_compressed_reply_is_refused_unread(serve: Callable[[Behave], RawServer]) -> None:
     server = serve(reply(b"\x1f\x8b" * 9, b"Content-Encoding: gzip\r\n"))
     with client(server.url()) as http, within(5.0), pytest.raises(httpx2.DecodingError):

@@ -363,7 +363,7 @@ def test_without_a_model_nothing_leaves_this_machine() -> None:
         (
             Config(llm_model="m", llm_base_url="http://[::1]:8080/v1"),
             {"OPENAI_BASE_URL": "http://other/v1"},
-            "::1:8080",
+            "[::1]:8080",
         ),
         (
             Config(llm_model="m", llm_base_url="https://llm.example/v1"),

@@ -178,7 +178,7 @@ def _tracks(container: InputContainer, path: str) -> tuple[AudioStream, ...]:
     """The audio tracks of a file, in its order; at least one."""
     if not container.streams.audio:
         raise NoAudioError(
-            f"{shown(path)} has no audio track; there is nothing in it to transcribe."
+            f"{shown(path)} has no audio track; export it with its sound, or leave it out."
         )
     return container.streams.audio
 

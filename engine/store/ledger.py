@@ -11,6 +11,7 @@ import socket
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
@@ -39,10 +40,19 @@ class Row:
 class Ledger:
     """An open ledger; ``close`` it in the thread that opened it."""
 
-    def __init__(self, output: Path) -> None:
-        """Open or create; a damaged file is moved aside and ``notice`` says so."""
+    def __init__(self, output: Path, *, look: bool = False) -> None:
+        """Open or create; a damaged file is moved aside and ``notice`` says so.
+
+        ``look``: a copy in memory, so that nothing is written and no lock is needed.
+        """
         self.notice: str | None = None
+        self.run = 0
+        self._began = time.monotonic()
+        self._changes = 0  # of the connection, at the last commit
         path = output / FILE
+        if look:
+            self._db = _copy(path)
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._db = self._open(path)
@@ -61,9 +71,6 @@ class Ledger:
                 f"The ledger was damaged; it is rebuilt from the result files ({aside.name} keeps "
                 "the old one)."
             )
-        self.run = 0
-        self._began = time.monotonic()
-        self._changes = 0  # of the connection, at the last commit
 
     @staticmethod
     def _open(path: Path) -> sqlite3.Connection:
@@ -72,13 +79,7 @@ class Ledger:
             journal = "DELETE" if on_network(path.parent) else "WAL"
             db.execute(f"PRAGMA journal_mode={journal}").fetchone()
             db.execute("PRAGMA synchronous=FULL")
-            db.executescript(resources.files("engine.store").joinpath("schema.sql").read_text())
-            db.execute("BEGIN")
-            found = db.execute("SELECT value FROM meta WHERE key = 'version'").fetchone()
-            if found is None:
-                db.execute("INSERT INTO meta VALUES ('version', ?)", (VERSION,))
-            elif found[0] != VERSION:
-                raise sqlite3.DatabaseError(f"version {found[0]}")
+            _make_tables(db)
         except BaseException:
             db.close()
             raise
@@ -223,6 +224,28 @@ class Ledger:
             "INSERT INTO samples VALUES (?, ?, ?)",
             (self.run, time.monotonic() - self._began, json.dumps(values)),
         )
+
+
+def _make_tables(db: sqlite3.Connection) -> None:
+    """The schema, if it is not there; leaves a transaction open."""
+    db.executescript(resources.files("engine.store").joinpath("schema.sql").read_text())
+    db.execute("BEGIN")
+    found = db.execute("SELECT value FROM meta WHERE key = 'version'").fetchone()
+    if found is None:
+        db.execute("INSERT INTO meta VALUES ('version', ?)", (VERSION,))
+    elif found[0] != VERSION:
+        raise sqlite3.DatabaseError(f"version {found[0]}")
+
+
+def _copy(path: Path) -> sqlite3.Connection:
+    """What the ledger holds, in memory; empty if there is none that can be read."""
+    db = sqlite3.connect(":memory:", isolation_level=None)
+    with suppress(sqlite3.DatabaseError):
+        source = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5.0)
+        with closing(source):
+            source.backup(db)
+    _make_tables(db)
+    return db
 
 
 def _window_result(data: dict[str, Any]) -> WindowResult:

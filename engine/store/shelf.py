@@ -46,11 +46,16 @@ class Shelf:
         formats: Sequence[str],
         model: Mapping[str, Any],
         options: Mapping[str, Any],
+        *,
+        look: bool = False,
     ) -> None:
-        """``options`` holds the speech options and, under "analyses", the key of each recipe."""
+        """``options`` holds the speech options and, under "analyses", the key of each recipe.
+
+        ``look``: nothing is written, not even a format's file that is missing.
+        """
         self._output = output
         self._ledger = ledger
-        self._formats = [name for name in formats if name != "json"]
+        self._formats = [name for name in formats if name != "json" and not look]
         self._model = model
         self._options = options
         self._rows = ledger.videos()

@@ -1,0 +1,299 @@
+"""What the benchmarks share: real speech with its references, turns, machine facts, the report.
+
+In: the folder of clips (`manifest.tsv`, `wer.py`), or the bundled samples. Out: files to measure
+on, the same for the same seed; word errors counted by the clips' own `wer.py`; tables for people
+and, as the last line, one JSON document. Knows nothing about what is compared.
+"""
+
+import csv
+import json
+import os
+import platform
+import random
+import resource
+import subprocess
+import sys
+import time
+import wave
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata, util
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+SPEECH = ROOT.parent / "shared" / "speech"  # beside the checkout; not part of it
+sys.path.insert(0, str(ROOT))  # the benchmarks measure the checkout they lie in
+
+from engine import __version__  # noqa: E402 -- found by the line above
+from engine.media.decode import Audio  # noqa: E402
+from engine.pools.hardware import snapshot  # noqa: E402
+from engine.records import SAMPLE_RATE  # noqa: E402
+
+PAUSES = (0.2, 0.4, 0.8, 1.5)  # seconds between two clips of a joined file
+SHORTEST, LONGEST = 5.0, 300.0  # seconds; of joined files, but for the one long one
+LONG_SHARE, LONG_MOST = 0.4, 1200.0  # of all audio, and seconds: the one long file
+
+_Name = TypeVar("_Name")
+
+
+# --- speech with references --------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """A recording of which the words are known."""
+
+    path: Path
+    seconds: float
+    language: str | None  # None: nobody speaks
+    kind: str
+    reference: str
+    track: int = 0
+
+
+def clips_of(speech: Path) -> list[Clip]:
+    """The clips of a folder with a manifest, in its order."""
+    with (speech / "manifest.tsv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    return [
+        Clip(
+            speech / row["file"],
+            float(row["seconds"]),
+            None if row["kind"] == "nonspeech" else row["language"],
+            row["kind"],
+            row["transcript"],
+        )
+        for row in rows
+    ]
+
+
+def bundled_clips() -> list[Clip]:
+    """The sample videos of the package, each track a clip."""
+    samples = ROOT / "engine" / "samples"
+    described = json.loads((samples / "references.json").read_text("utf-8"))["files"]
+    return [
+        Clip(
+            samples / file["file"],
+            file["duration"],
+            "en",
+            "sample",
+            track["transcript"],
+            track["track"],
+        )
+        for file in described
+        for track in file["tracks"]
+    ]
+
+
+class WordErrors:
+    """Edits against the reference, counted by the `wer.py` that lies beside the clips."""
+
+    def __init__(self, speech: Path) -> None:
+        spec = util.spec_from_file_location("speech_wer", speech / "wer.py")
+        assert spec is not None
+        assert spec.loader is not None
+        self._wer: Any = util.module_from_spec(spec)
+        spec.loader.exec_module(self._wer)
+
+    def count(self, reference: str, text: str, language: str | None) -> tuple[int, int]:
+        """(errors, words of the reference)."""
+        spoken = self._wer.normalise(reference, language or "en")
+        return self._wer.ed(spoken, self._wer.normalise(text, language or "en")), len(spoken)
+
+    def words(self, text: str) -> int:
+        """How many words were written."""
+        return len(self._wer.normalise(text, "en"))
+
+
+# --- files to measure on -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """A file made of clips, and what is said in it."""
+
+    path: Path
+    seconds: float
+    reference: str
+
+
+def join_clips(clips: Sequence[Clip], folder: Path, minutes: float, seed: int) -> list[Recording]:
+    """WAV files of 5 s to 5 min and one longer, about `minutes` in all, the same for one seed.
+
+    Clips come in a seeded order with seeded pauses; all have been used before one comes again.
+    """
+    chance = random.Random(seed)
+    pool: list[Clip] = []
+    recordings = []
+    for number, wanted in enumerate(_lengths(minutes * 60, chance)):
+        parts = []
+        length = 0.0
+        while not parts or (length < wanted and any(c.seconds <= wanted - length for c in pool)):
+            pool = pool or chance.sample(list(clips), len(clips))
+            fitting = [clip for clip in pool if clip.seconds <= wanted - length]
+            clip = fitting[0] if fitting else min(pool, key=lambda clip: clip.seconds)
+            pool.remove(clip)
+            parts.append((clip, chance.choice(PAUSES)))
+            length += clip.seconds + parts[-1][1]
+            pool = pool or chance.sample(list(clips), len(clips))
+        recordings.append(_write(folder / f"joined_{number:03d}.wav", parts))
+    return recordings
+
+
+def _lengths(seconds: float, chance: random.Random) -> Iterator[float]:
+    """Seconds of each file: the long one, then evenly spread on a logarithmic scale."""
+    long = min(LONG_MOST, LONG_SHARE * seconds)
+    yield long
+    left = seconds - long
+    while left > 0:
+        most = min(LONGEST, long, max(left, SHORTEST))
+        length = SHORTEST * (most / SHORTEST) ** chance.random()
+        yield length
+        left -= length
+
+
+def _write(path: Path, parts: Sequence[tuple[Clip, float]]) -> Recording:
+    """Put clips one after the other, a pause after each, as 16 bit WAV."""
+    samples = []
+    for clip, pause in parts:
+        with Audio(str(clip.path), clip.track) as audio:
+            samples += [audio.read(3600 * SAMPLE_RATE), np.zeros(int(pause * SAMPLE_RATE))]
+    whole = np.concatenate(samples)
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(SAMPLE_RATE)
+        file.writeframes(np.clip(np.round(whole * 32768), -32768, 32767).astype("<i2").tobytes())
+    text = " ".join(clip.reference for clip, _ in parts)
+    return Recording(path, len(whole) / SAMPLE_RATE, text)
+
+
+# --- measuring ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """What one whole process took, its children included."""
+
+    wall: float  # seconds
+    cpu: float  # seconds
+
+
+def timed(command: Sequence[str | Path], env: Mapping[str, str] | None = None) -> Timing:
+    """Run a command to its end; SystemExit with its last words if it fails."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    began = time.monotonic()
+    done = subprocess.run(
+        [str(word) for word in command],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    wall = time.monotonic() - began
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.returncode != 0:
+        raise SystemExit(f"{command[0]} ended with {done.returncode}:\n{done.stderr[-2000:]}")
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Timing(wall, cpu)
+
+
+def turns(contestants: Sequence[_Name], rounds: int) -> Iterator[_Name]:
+    """A B, B A, A B, ...: what drifts during the measurement favours nobody."""
+    for number in range(rounds):
+        yield from contestants if number % 2 == 0 else reversed(contestants)
+
+
+def machine() -> dict[str, Any]:
+    """The facts that a figure needs beside it."""
+    info = _cpu_info()
+    flags = set(info.get("flags", "").split())
+    hardware = snapshot()
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "cpu": info.get("model name") or platform.processor() or platform.machine(),
+        "cpu_family_model": f"{info.get('cpu family', '?')}/{info.get('model', '?')}",
+        "amx": any(flag.startswith("amx_") for flag in flags),
+        "avx512_bf16": "avx512_bf16" in flags,
+        "cores": hardware.cores,
+        "memory_gib": round(hardware.memory / 2**30, 1) if hardware.memory else None,
+        "gpus": [gpu.name for gpu in hardware.gpus],
+        "load_before": round(os.getloadavg()[0], 2),
+        "python": platform.python_version(),
+        "reelmine": __version__,
+        **{name.replace("-", "_"): _version(name) for name in ("faster-whisper", "ctranslate2")},
+    }
+
+
+def _cpu_info() -> dict[str, str]:
+    """The first processor of /proc/cpuinfo; empty where there is none."""
+    try:
+        first = Path("/proc/cpuinfo").read_text("utf-8").split("\n\n", 1)[0]
+    except OSError:
+        return {}
+    pairs = (line.split(":", 1) for line in first.splitlines() if ":" in line)
+    return {name.strip(): value.strip() for name, value in pairs}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+# --- telling -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """A target, and whether this run meets it."""
+
+    name: str
+    passed: bool
+    detail: str
+
+
+def print_machine(facts: Mapping[str, Any]) -> None:
+    """One line for people."""
+    units = f"AMX {'yes' if facts['amx'] else 'no'}, AVX-512 BF16 " + (
+        "yes" if facts["avx512_bf16"] else "no"
+    )
+    print(
+        f"{facts['date']}: {facts['cpu']} (family/model {facts['cpu_family_model']}), {units}, "
+        f"{facts['cores']:g} cores, load {facts['load_before']} before; "
+        f"faster-whisper {facts['faster_whisper']}, CTranslate2 {facts['ctranslate2']}"
+    )
+
+
+def print_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """A Markdown table with aligned columns."""
+    cells = [[str(cell) for cell in row] for row in (head, *rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
+    lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in cells]
+    lines.insert(1, "| " + " | ".join("-" * width for width in widths) + " |")
+    print("\n".join(["", *lines, ""]))
+
+
+def conclude(name: str, facts: Mapping[str, Any], gates: Sequence[Gate], **figures: Any) -> int:
+    """Print the gates, then everything as the last line; the exit code: 1 if a gate fails."""
+    for gate in gates:
+        print(f"{'pass' if gate.passed else 'FAIL'}  {gate.name}: {gate.detail}")
+    verdicts = [{"name": g.name, "passed": g.passed, "detail": g.detail} for g in gates]
+    document = {"benchmark": name, "machine": dict(facts), "gates": verdicts, **figures}
+    print(json.dumps(document), flush=True)
+    return 0 if all(gate.passed for gate in gates) else 1
+
+
+def percent(part: float, whole: float) -> float:
+    """Rounded as the tables show it."""
+    return round(100 * part / whole, 2) if whole else 0.0
+
+
+def say(text: str) -> None:
+    """Progress for who watches; not part of the result."""
+    print(text, file=sys.stderr, flush=True)
