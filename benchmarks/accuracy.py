@@ -236,7 +236,8 @@ def _errors(clips: Sequence[Clip], heard: Mapping[Clip, Heard], counter: WordErr
 
 def _print_errors(model: str, errors: Mapping[Way, Errors]) -> None:
     print(f"\nWord error rate of {model}, int8, beam {BEAM} (errors)")
-    kinds = [kind for kind in errors[OURS] if kind != "nonspeech"]
+    spoken = [kind for kind in errors[OURS] if kind != "nonspeech"]
+    kinds = sorted(spoken, key=lambda kind: kind.startswith("all "))  # the sums come last
     rows: list[list[object]] = []
     for way in WAYS:
         row: list[object] = [way.name]

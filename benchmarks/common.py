@@ -130,7 +130,7 @@ def join_clips(clips: Sequence[Clip], folder: Path, minutes: float, seed: int) -
     pool: list[Clip] = []
     recordings = []
     for number, wanted in enumerate(_lengths(minutes * 60, chance)):
-        parts = []
+        parts: list[tuple[Clip, float]] = []
         length = 0.0
         while not parts or (length < wanted and any(c.seconds <= wanted - length for c in pool)):
             pool = pool or chance.sample(list(clips), len(clips))
@@ -197,7 +197,8 @@ def timed(command: Sequence[str | Path], env: Mapping[str, str] | None = None) -
     wall = time.monotonic() - began
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode != 0:
-        raise SystemExit(f"{command[0]} ended with {done.returncode}:\n{done.stderr[-2000:]}")
+        words = " ".join(str(word) for word in command[1:4])
+        raise SystemExit(f"python {words} ended with {done.returncode}:\n{done.stderr[-2000:]}")
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return Timing(wall, cpu)
 

@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -180,7 +180,8 @@ def _refuse_in_worker() -> None:
     """
     scratch = os.environ.get(RUN)
     if scratch:
-        Path(scratch, MARKER).touch()
+        with suppress(OSError):  # the run may have heard of it already, and be gone
+            Path(scratch, MARKER).touch()
         os._exit(UnguardedError.exit_code)
 
 

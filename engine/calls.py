@@ -125,9 +125,9 @@ class Calls:
     ) -> None:
         number, recipe, index = key
         asked, chunk = self._open.pop(key)
-        self._step(schedule.CallEnded(key))
-        if isinstance(error, CallStopped):
-            return  # the run ends; the chunk stays open
+        if isinstance(error, CallStopped):  # the run ends; the chunk stays open
+            self._step(schedule.CallEnded(key))
+            return
         if reply is not None:
             self._refused = 0
             outcome = self._keep(asked, chunk, reply)
@@ -136,6 +136,7 @@ class Calls:
             outcome = ChunkResult(index, _state_of(error), problem=_problem_of(error))
             log.info("chunk %d of video %d failed", index, number, exc_info=error)
             self._endpoint_trouble(error)
+        self._step(schedule.CallEnded(key))  # only now: it may start the next call
         job = self._jobs.get(number)
         if job is None:  # its transcription failed meanwhile
             return

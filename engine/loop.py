@@ -383,7 +383,7 @@ class Loop:
 
     def _grown(self, number: int, job: Job) -> None:
         """New sealed text: files if it is all there, and the chunks it decides."""
-        if job.transcript is not None:
+        if job.transcript is not None and not job.read_back:
             self._cached.pop(number, None)
             self._save(job, final=False)
         if not job.read_back:

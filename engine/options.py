@@ -85,7 +85,7 @@ _OPTIONS = (
     _value("--mode MODE", f"{' or '.join(MODES)}; default batched.", _SPEECH),
     _value("--compute-type TYPE", f"{', '.join(COMPUTE_TYPES)}; default auto.", _SPEECH),
     _switch("--analysis", "Analyse the transcripts; default: yes.", _ANALYSIS),
-    _value("--llm-threads N", "Calls at a time; default: found out on the way.", _ANALYSIS),
+    _value("--llm-threads N", "Calls at a time; default 8.", _ANALYSIS),
     _value("--call-timeout SECONDS", "Seconds for a call, all attempts; default 300.", _ANALYSIS),
     _value("--attempt-timeout SECONDS", "Seconds for one HTTP exchange; default 120.", _ANALYSIS),
     _value("--slots N", "Transcribing processes; default: what the machine has.", _MACHINE),

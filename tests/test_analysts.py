@@ -269,7 +269,6 @@ def test_chunk_of_one_cue_that_is_too_long_fails(ask: Ask) -> None:
         ("hang", errors.CallTimeout),
         ("drip", errors.CallTimeout),
         (401, errors.EndpointError),
-        (500, errors.StatusError),
     ],
 )
 def test_failure_is_an_error_of_its_own_kind(
@@ -326,7 +325,7 @@ def test_failed_neighbours_change_no_answer_and_leave_nothing_behind(folder: Pat
     threads_before, open_before = threading.active_count(), len(os.listdir("/proc/self/fd"))
     with Server(phrasebook=folder) as healthy, Server(script=script, phrasebook=folder) as faulty:
         alone = _answers(Client(healthy.url, None, "m"), chunks, 1)
-        client = Client(faulty.url, None, "m", call_timeout=1.0, connections=8)
+        client = Client(faulty.url, None, "m", call_timeout=4.0, connections=8)
         beside = _answers(client, chunks, 8)
     for number in range(24):
         if number % 3:

@@ -87,14 +87,18 @@ class Phrasebook:
         """
         text = CueText(cues)
         uses, literals = self._uses(text)
-        uses = [use for use in uses if not _is_literal(use, literals)]
         uses.sort(key=_preference)
-        taken = bytearray(len(text.tokens))
+        owners: list[_Use | None] = [None] * len(text.tokens)
         chosen: list[_Use] = []
+        guarded: list[tuple[_Use, list[range]]] = []
         for use in uses:
-            if not any(taken[use.start : use.end]):
-                taken[use.start : use.end] = b"\1" * (use.end - use.start)
-                chosen.append(use)
+            if guards := _guards(use, literals):
+                guarded.append((use, guards))
+            else:
+                _choose(use, owners, chosen)
+        for use, guards in guarded:
+            if all(_is_torn(guard, owners) for guard in guards):
+                _choose(use, owners, chosen)
         chosen.sort(key=lambda use: use.start)
         return [_match(text, use) for use in chosen]
 
@@ -219,12 +223,33 @@ def _is_passive(text: CueText, i: int) -> bool:
     )
 
 
-def _is_literal(use: _Use, literals: dict[tuple[str, int], int]) -> bool:
-    """Whether a literal pattern of the entry covers all words of the use (and maybe more)."""
-    return bool(use.entry.literal) and any(
-        literals.get((use.entry.phrase, start), 0) >= use.end
-        for start in range(use.start - 2 * tokens.MAX_SLOT_WORDS, use.start + 1)
+def _guards(use: _Use, literals: dict[tuple[str, int], int]) -> list[range]:
+    """The words of each literal pattern of the entry that covers all words of the use."""
+    if not use.entry.literal:
+        return []
+    ends = {
+        start: literals.get((use.entry.phrase, start), 0)
+        for start in range(max(0, use.start - 2 * tokens.MAX_SLOT_WORDS), use.start + 1)
+    }
+    return [range(start, end) for start, end in ends.items() if end >= use.end]
+
+
+def _is_torn(guard: range, owners: list[_Use | None]) -> bool:
+    """Whether another expression has some of the words, and goes on beyond them.
+
+    "not much, to be honest" is not the literal "not much to": that "to" belongs elsewhere.
+    """
+    return any(
+        owner is not None and (owner.start < guard.start or owner.end > guard.stop)
+        for owner in owners[guard.start : guard.stop]
     )
+
+
+def _choose(use: _Use, owners: list[_Use | None], chosen: list[_Use]) -> None:
+    """Take the use, if none of its words has an owner."""
+    if not any(owners[use.start : use.end]):
+        owners[use.start : use.end] = [use] * (use.end - use.start)
+        chosen.append(use)
 
 
 def _preference(use: _Use) -> tuple[int, int, int, int]:

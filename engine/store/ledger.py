@@ -135,7 +135,7 @@ class Ledger:
                 State(state),
                 speech,
                 analysis,
-                Problem(code, message) if code else None,
+                Problem(code, json.loads(message)) if code else None,
                 size,
             )
             for name, path, state, speech, analysis, code, message, size in rows
@@ -155,7 +155,7 @@ class Ledger:
                 row.speech_key,
                 row.analysis_key,
                 problem.code if problem else None,
-                json.dumps(problem.message)[1:-1] if problem else None,
+                json.dumps(problem.message) if problem else None,
                 row.bytes,
             ),
         )
@@ -288,7 +288,12 @@ def read_status(output: Path) -> Mapping[str, Any]:
     try:
         counts = dict(db.execute("SELECT state, count(*) FROM videos GROUP BY state ORDER BY 1"))
         failures = [
-            {"video": json.loads(name), "state": state, "code": code, "message": message}
+            {
+                "video": json.loads(name),
+                "state": state,
+                "code": code,
+                "message": json.loads(message),
+            }
             for name, state, code, message in _failures(db)
         ]
         last = db.execute(

@@ -15,7 +15,7 @@ CREATE TABLE IF NOT EXISTS videos (
     analysis_key TEXT,              -- what its analyses on disk were made of
     state        TEXT NOT NULL,
     code         TEXT,              -- why it is not done
-    message      TEXT,
+    message      TEXT,              -- a JSON string
     bytes        INTEGER            -- size of its JSON when it was written
 ) WITHOUT ROWID;
 

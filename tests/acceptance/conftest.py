@@ -11,6 +11,7 @@ from shell import clear_settings
 from speech import FILES, joined, write_wav
 
 import engine
+from engine.records import SAMPLE_RATE
 from engine.testing.server import Request, Server
 from engine.testing.transcriber import make_model
 
@@ -73,11 +74,12 @@ class Eight:
 def eight(
     samples: Path, tiny_en: Path, finds: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Eight:
-    """The six samples, a minute and two and a half minutes made of them; the longest is last."""
+    """The six samples and two made of them, which begin elsewhere; the longest is last."""
     folder = tmp_path_factory.mktemp("eight")
     videos = [samples / name for name in FILES]
-    videos.append(write_wav(folder / "short.wav", joined(samples, 20, seed=3)))
-    videos.append(write_wav(folder / "the_longest.wav", joined(samples, 150, seed=5)))
+    for name, seconds, seed, skipped in (("another", 20, 3, 7), ("the_longest", 100, 5, 11)):
+        audio = joined(samples, seconds, seed)[skipped * SAMPLE_RATE :]
+        videos.append(write_wav(folder / f"{name}.wav", audio))
     events: list[Any] = []
     with Server(latency=1.5) as server:
         config = engine.Config(

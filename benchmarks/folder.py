@@ -1,0 +1,300 @@
+"""How long a folder of real speech takes: ours and faster-whisper in turn, as whole processes.
+
+In: clips of real speech (`../shared/speech`, or --speech; without them the bundled samples), joined
+with a seed into files of 5 s to 5 min and one longer, or with --clips as they are (3 to 10 s). Out:
+wall and CPU seconds from start to exit, medians over rounds in the order A B, B A, A B; ratios; the
+word error rate of each. All with int8, beam 5, the language given and without_timestamps=False; the
+peer's own defaults are rows of their own. Ends with exit code 1 if a gate fails: ours at least
+twice as fast as BatchedInferencePipeline in one process with 2 threads, not slower than two
+processes of it with one thread each, and its text no worse.
+
+    python benchmarks/folder.py --minutes 10
+    python benchmarks/folder.py --clips --models tiny.en
+"""
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from common import (
+    SPEECH,
+    Clip,
+    Gate,
+    Recording,
+    Timing,
+    WordErrors,
+    bundled_clips,
+    clips_of,
+    conclude,
+    join_clips,
+    machine,
+    percent,
+    print_machine,
+    print_table,
+    say,
+    timed,
+    turns,
+)
+
+from engine.speech.models import ResolvedModel, get
+
+PEERS = Path(__file__).with_name("peers.py")
+SHORT, LONG = 3.0, 10.0  # seconds of the clips taken with --clips
+SLACK = 0.1  # points of word error rate that ours may be above the peer
+TARGET_ONE, TARGET_TWO = 2.0, 1.0  # times as fast as the peer in one process, in two
+SAME = {"beam_size": 5, "without_timestamps": False}
+INT8 = {"compute_type": "int8"}
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A contestant; without a pipeline it is ours."""
+
+    name: str
+    gated: bool
+    pipeline: str | None = None
+    processes: int = 1
+    init: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+WAYS = {
+    "ours": Way("ours", True),
+    "one": Way(
+        "BatchedInferencePipeline, 1 process, 2 threads, batch 8",
+        True,
+        "batched",
+        init=INT8 | {"cpu_threads": 2},
+        options=SAME | {"batch_size": 8},
+    ),
+    "two": Way(
+        "BatchedInferencePipeline, 2 processes, 1 thread, batch 1",
+        True,
+        "batched",
+        2,
+        INT8 | {"cpu_threads": 1},
+        SAME | {"batch_size": 1},
+        {"OMP_NUM_THREADS": "1"},
+    ),
+    "sequential": Way(
+        "faster-whisper, 1 process, 2 threads, VAD",
+        False,
+        "sequential",
+        init=INT8 | {"cpu_threads": 2},
+        options=SAME | {"vad_filter": True},
+    ),
+    "batched-defaults": Way("BatchedInferencePipeline, its defaults", False, "batched"),
+    "sequential-defaults": Way("faster-whisper, its defaults", False, "sequential"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One timed process and the texts it left, in the order of the recordings."""
+
+    timing: Timing
+    texts: list[str]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure; the exit code."""
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    unknown = sorted(set(given.only) - set(WAYS))
+    if unknown:
+        parser.error(f"--only {unknown[0]}: known are {', '.join(WAYS)}")
+    facts = machine()
+    print_machine(facts)
+    real = (given.speech / "manifest.tsv").is_file()
+    counter = WordErrors(given.speech) if real else None
+    if not real:
+        print(f"There is no manifest.tsv in {given.speech}: the bundled samples, errors uncounted.")
+    clips = clips_of(given.speech) if real else bundled_clips()
+    with tempfile.TemporaryDirectory(prefix="folder-", dir=given.scratch) as scratch:
+        place = Path(scratch)
+        recordings = _recordings(clips, place / "speech", given)
+        seconds = sum(recording.seconds for recording in recordings)
+        print(f"{len(recordings)} files, {seconds / 60:.1f} min of speech, seed {given.seed}")
+        gates: list[Gate] = []
+        figures = {}
+        for name in given.models:
+            runs = _race(get(name), recordings, place, given)
+            figures[name] = _figures(runs, recordings, counter)
+            _print(name, figures[name], seconds)
+            gates += _gates(name, figures[name])
+    return conclude(
+        "folder",
+        facts,
+        gates,
+        files=len(recordings),
+        audio_seconds=round(seconds, 1),
+        seed=given.seed,
+        rounds=given.rounds,
+        models=figures,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--speech", type=Path, default=SPEECH, help="folder of clips with manifest.tsv")
+    add("--minutes", type=float, default=10.0, help="speech in all (default 10)")
+    add("--clips", action="store_true", help="short clips as they are instead of joined files")
+    add("--seed", type=int, default=1)
+    add("--models", type=_names, default=["tiny.en", "base"], help="names, separated by commas")
+    add("--rounds", type=int, default=3, help="of the contestants of a gate (default 3)")
+    add("--other-rounds", type=int, default=1, help="of the other contestants; 0: leave them out")
+    add("--only", type=_names, default=list(WAYS), help=f"contestants of {', '.join(WAYS)}")
+    add("--scratch", type=Path, help="folder for the audio and all outputs")
+    return parser
+
+
+def _names(text: str) -> list[str]:
+    return text.split(",")
+
+
+def _recordings(
+    clips: Sequence[Clip], folder: Path, given: argparse.Namespace
+) -> Sequence[Recording]:
+    english = [clip for clip in clips if clip.language == "en"]
+    folder.mkdir()
+    if not given.clips:
+        return join_clips(english, folder, given.minutes, given.seed)
+    short = [clip for clip in english if SHORT <= clip.seconds <= LONG]
+    if not short:
+        raise SystemExit("there is no clip of 3 to 10 s; leave out --clips")
+    return [
+        Recording(Path(shutil.copy(clip.path, folder)), clip.seconds, clip.reference)
+        for clip in short
+    ]
+
+
+# --- the race ----------------------------------------------------------------------------------
+
+
+def _race(
+    model: ResolvedModel, recordings: Sequence[Recording], place: Path, given: argparse.Namespace
+) -> dict[str, list[Run]]:
+    """Every contestant's runs; each file has been read before the first one starts."""
+    gated = [key for key in given.only if WAYS[key].gated]
+    others = [key for key in given.only if not WAYS[key].gated]
+    runs: dict[str, list[Run]] = {}
+    if gated:  # the libraries and the model come from the disk once, and that is not counted
+        _run(WAYS["ours"], model, [min(recordings, key=lambda r: r.seconds)], place)
+    for key in [*turns(gated, given.rounds), *turns(others, given.other_rounds)]:
+        run = _run(WAYS[key], model, recordings, place)
+        say(f"{model.name} {key}: {run.timing.wall:.1f} s wall, {run.timing.cpu:.1f} s CPU")
+        runs.setdefault(key, []).append(run)
+    return runs
+
+
+def _run(way: Way, model: ResolvedModel, recordings: Sequence[Recording], place: Path) -> Run:
+    if way.pipeline is None:
+        return _run_ours(model, recordings, place / "out")
+    job, output = place / "job.json", place / "heard.json"
+    described = {
+        "model": str(model.path),
+        "pipeline": way.pipeline,
+        "files": [(str(recording.path), "en") for recording in recordings],
+        "output": str(output),
+        "processes": way.processes,
+        "init": dict(way.init),
+        "options": dict(way.options),
+    }
+    job.write_text(json.dumps(described), encoding="utf-8")
+    timing = timed([sys.executable, PEERS, job], way.env)
+    return Run(timing, [result["text"] for result in json.loads(output.read_bytes())])
+
+
+def _run_ours(model: ResolvedModel, recordings: Sequence[Recording], output: Path) -> Run:
+    """The command as a user types it, into an empty folder."""
+    shutil.rmtree(output, ignore_errors=True)
+    paths = [recording.path for recording in recordings]
+    words = ["--model", model.name, "--language", "en", "--beam-size", "5"]
+    words += ["--compute-type", "int8", "--no-analysis", "--quiet"]
+    timing = timed([sys.executable, "-m", "engine", "run", *paths, "-o", output, *words])
+    files = [output / f"{recording.path.stem}.json" for recording in recordings]
+    return Run(timing, [json.loads(file.read_bytes())["text"] for file in files])
+
+
+# --- telling -----------------------------------------------------------------------------------
+
+
+def _figures(
+    runs: Mapping[str, Sequence[Run]], recordings: Sequence[Recording], counter: WordErrors | None
+) -> dict[str, dict[str, Any]]:
+    """Medians and word error rates by contestant."""
+    return {
+        key: {
+            "wall": round(median(run.timing.wall for run in done), 2),
+            "cpu": round(median(run.timing.cpu for run in done), 2),
+            "walls": [round(run.timing.wall, 2) for run in done],
+            "error_rate": None if counter is None else _rate(counter, recordings, done[-1].texts),
+            "same_text": all(run.texts == done[0].texts for run in done),
+        }
+        for key, done in runs.items()
+    }
+
+
+def _rate(counter: WordErrors, recordings: Sequence[Recording], texts: Sequence[str]) -> float:
+    pairs = zip(recordings, texts, strict=True)
+    counted = [counter.count(recording.reference, text, "en") for recording, text in pairs]
+    return percent(sum(errors for errors, _ in counted), sum(words for _, words in counted))
+
+
+def _print(model: str, figures: Mapping[str, Mapping[str, Any]], seconds: float) -> None:
+    print(f"\n{model}, int8, beam 5, whole processes")
+    ours = figures.get("ours")
+    rows = []
+    for key, figure in figures.items():
+        rate = figure["error_rate"]
+        rows.append(
+            [
+                WAYS[key].name,
+                len(figure["walls"]),
+                f"{figure['wall']:.1f}",
+                f"{figure['cpu']:.1f}",
+                f"{seconds / figure['wall']:.1f}",
+                f"{figure['wall'] / ours['wall']:.2f}" if ours else "-",
+                "-" if rate is None else f"{rate:.2f} %",
+            ]
+        )
+    head = ["", "rounds", "wall s", "CPU s", "times real time", "wall / ours", "word errors"]
+    print_table(head, rows)
+
+
+def _gates(model: str, figures: Mapping[str, Mapping[str, Any]]) -> list[Gate]:
+    """What can be said with the contestants that ran."""
+    gates = []
+    ours = figures.get("ours")
+    for key, target in (("one", TARGET_ONE), ("two", TARGET_TWO)):
+        if ours is None or key not in figures:
+            continue
+        ratio = figures[key]["wall"] / ours["wall"]
+        wanted = "not slower than" if target == 1 else f"at least {target:g} times as fast as"
+        name = f"{model}, ours {wanted} {WAYS[key].name}"
+        gates.append(Gate(name, ratio >= target, f"{ratio:.2f} times"))
+        mine, other = ours["error_rate"], figures[key]["error_rate"]
+        if mine is not None:
+            name = f"{model}, word error rate at most {SLACK} point above {WAYS[key].name}"
+            gates.append(Gate(name, mine <= other + SLACK, f"{mine:.2f} % and {other:.2f} %"))
+    if ours is not None:
+        detail = f"{len(ours['walls'])} runs"
+        gates.append(
+            Gate(f"{model}, ours writes the same text in every run", ours["same_text"], detail)
+        )
+    return gates
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,174 @@
+"""A video on its way: windows and chunk results in any order, one outcome."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.analysis.recipes import load
+from engine.job import Job, Questions
+from engine.records import (
+    SAMPLE_RATE,
+    ChunkResult,
+    Grounding,
+    Item,
+    Piece,
+    Problem,
+    Span,
+    State,
+    Video,
+    Window,
+    WindowResult,
+)
+
+VIDEO = Video("/v/talk.mp4", "talk", 1, 0, "f")
+EXPRESSIONS = load("expressions")
+
+
+def a_job() -> Job:
+    return Job(VIDEO, "key", [Questions(EXPRESSIONS, "phrasebook-en")])
+
+
+def windows(count: int) -> list[Window]:
+    return [
+        Window(n, (Span(30 * n * SAMPLE_RATE, (30 * n + 28) * SAMPLE_RATE),), "")
+        for n in range(count)
+    ]
+
+
+def result(position: int, words: int = 80) -> WindowResult:
+    pieces = tuple(
+        Piece(7.0 * n, 7.0 * n + 5 + n % 3, " " + " ".join(["word"] * (words // 4)), (), 1.0)
+        for n in range(4)
+    )
+    return WindowResult(position, "en", 0.9, -0.1, 0.0, pieces)
+
+
+def item(text: str, start: float) -> Item:
+    return Item({"phrase": text}, (0,), text, start, start + 1, Grounding.EXACT, 1.0)
+
+
+def chunks_of(job: Job) -> list[tuple[int, tuple[int, ...]]]:
+    return [(c.index, tuple(cue.id for cue in c.cues)) for _, c in job.new_chunks()]
+
+
+@given(st.permutations(range(8)), st.integers(1, 8))
+def test_chunks_are_the_same_for_any_order_of_arrival(order, ask_every):
+    whole = a_job()
+    whole.add_windows(windows(8), ended=True)
+    for n in range(8):
+        whole.add_result(result(n))
+    expected = chunks_of(whole)
+
+    job = a_job()
+    job.add_windows(windows(8), ended=True)
+    got = []
+    for count, n in enumerate(order):
+        job.add_result(result(n))
+        if count % ask_every == 0:
+            got += chunks_of(job)
+    got += chunks_of(job)
+    assert got == expected
+    assert [cue for _, cues in got for cue in cues] == list(range(32))
+
+
+def test_chunks_come_while_the_video_is_still_being_transcribed():
+    job = a_job()
+    job.add_windows(windows(8), ended=True)
+    for n in range(5):
+        job.add_result(result(n))
+    assert job.transcript is None
+    assert chunks_of(job)
+
+
+def test_windows_seen_before_are_not_new():
+    job = a_job()
+    assert job.add_windows(windows(3), ended=False) == windows(3)
+    assert job.add_windows(windows(5), ended=True) == windows(5)[3:]
+
+
+def test_second_result_of_a_window_changes_nothing():
+    job = a_job()
+    job.add_windows(windows(2), ended=True)
+    job.add_result(result(0))
+    job.add_result(result(0))
+    assert job.transcript is None
+    job.add_result(result(1))
+    job.add_result(result(1))
+    assert len(job.segments) == 8
+
+
+def test_video_without_speech_is_done_without_a_chunk():
+    job = a_job()
+    job.decoded = 3600.0
+    job.add_windows([], ended=True)
+    assert job.transcript is not None
+    assert job.new_chunks() == []
+    assert job.complete
+    assert job.result().state is State.DONE
+
+
+def finished(*results: ChunkResult) -> Job:
+    job = a_job()
+    job.decoded = job.declared = 240.0
+    job.add_windows(windows(8), ended=True)
+    for n in range(8):
+        job.add_result(result(n))
+    for _, chunk in job.new_chunks():
+        found = ChunkResult(chunk.index, State.DONE, (item(f"i{chunk.index}", chunk.index),))
+        job.add_chunk("expressions", next((r for r in results if r.index == chunk.index), found))
+    return job
+
+
+def test_union_of_the_chunks_is_the_analysis():
+    [analysis] = finished().analyses()
+    assert [i.fields["phrase"] for i in analysis.items] == [f"i{n}" for n in range(analysis.chunks)]
+    assert analysis.state is State.DONE
+
+
+def test_failed_chunk_is_a_state_with_a_reason_and_costs_no_other_chunk_anything():
+    failed = ChunkResult(1, State.FAILED, problem=Problem("E_LLM_NOT_JSON", "It said hello."))
+    job = finished(failed)
+    [analysis] = job.analyses()
+    assert analysis.failed == (failed,)
+    assert len(analysis.items) == analysis.chunks - 1
+    assert job.complete
+    outcome = job.result()
+    assert outcome.state is State.FAILED
+    assert outcome.problem is not None
+    assert "1 of" in outcome.problem.message
+    assert "It said hello." in outcome.problem.message
+
+
+def test_timed_out_chunks_are_told_apart():
+    late = ChunkResult(0, State.TIMED_OUT, problem=Problem("E_LLM_TIMEOUT", "late"))
+    assert finished(late).analyses()[0].state is State.TIMED_OUT
+
+
+def test_open_chunk_leaves_the_video_interrupted_not_done():
+    job = a_job()
+    job.add_windows(windows(8), ended=True)
+    for n in range(8):
+        job.add_result(result(n))
+    assert job.new_chunks()
+    assert not job.complete
+    assert job.result().state is State.INTERRUPTED
+
+
+def test_short_decode_is_degraded_and_says_how_short():
+    job = a_job()
+    job.decoded, job.declared = 50.0, 100.0
+    job.add_windows([], ended=True)
+    outcome = job.result()
+    assert outcome.state is State.DEGRADED
+    assert outcome.problem is not None
+    assert "50 %" in outcome.problem.message
+
+
+def test_transcript_that_no_recipe_applies_to_is_done_with_the_analysis_skipped():
+    job = a_job()
+    job.add_windows(windows(1), ended=True)
+    job.add_result(result(0))
+    job.skip_analysis(Problem("E_LANGUAGE", "not English"))
+    assert job.new_chunks() == []
+    assert job.complete
+    assert job.analyses()[0].state is State.SKIPPED
+    assert job.result().state is State.DONE
