@@ -15,9 +15,10 @@ from queue import SimpleQueue
 from typing import Any
 
 from engine import events
+from engine.batches import MARKER, SpeechSetup
 from engine.config import Config, checked
 from engine.errors import ReelmineError, UnguardedError
-from engine.loop import MARKER, Loop, Setup, Signalled
+from engine.loop import Loop, Setup, Signalled
 from engine.pools import worker
 from engine.pools.crew import RUN, environment
 from engine.pools.hardware import snapshot
@@ -205,15 +206,14 @@ def _announce(ready: Prepared, tell: OnEvent) -> None:
 
 def _loop(ready: Prepared, config: Config, stack: ExitStack, tell: OnEvent) -> Loop:
     scratch = stack.enter_context(ScratchFolder(config.scratch))
-    setup = Setup(
-        config,
+    speech = SpeechSetup(
         ready.options,
         ready.model,
         CANARY_WORDS if ready.model.name in catalogue() else (),
-        ready.sizing,
-        open_answerer(ready, config, stack),
+        ready.sizing.slots,
         scratch.path,
     )
+    setup = Setup(config, speech, ready.sizing, open_answerer(ready, config, stack))
     loop = Loop(setup, ready.jobs, ready.shelf, ready.ledger, tell)
     monitor = Monitor(loop.queue.put, gpus=ready.hardware.gpus)
     monitor.start()

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from engine import events, schedule
+from engine import events, messages, schedule
 from engine.analysis.analysts import Analyst, result
 from engine.analysis.recipes import Recipe
 from engine.errors import CallStopped, CallTimeout, EndpointError, ReelmineError
 from engine.job import Job
+from engine.messages import CallKey
 from engine.pools.threads import CallOutcome, CallPool
 from engine.records import Chunk, ChunkResult, Problem, Reply, State
-from engine.schedule import CallKey
 from engine.store.ledger import Ledger
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class Calls:
         ledger: Ledger,
         queue: "SimpleQueue[Any]",
         plan: schedule.Schedule,
-        step: Callable[[schedule.Event], None],
+        step: Callable[[messages.Event], None],
         tell: Callable[[events.Event], None],
     ) -> None:
         self.endpoint: Problem | None = None  # why no further call is made
@@ -79,7 +79,7 @@ class Calls:
             return
         key = number, recipe, chunk.index
         self._open[key] = asked, chunk
-        self._step(schedule.ChunkReady(key))
+        self._step(messages.ChunkReady(key))
 
     def start(self, key: CallKey) -> None:
         """The schedule gives this chunk a thread."""
@@ -126,7 +126,7 @@ class Calls:
         number, recipe, index = key
         asked, chunk = self._open.pop(key)
         if isinstance(error, CallStopped):  # the run ends; the chunk stays open
-            self._step(schedule.CallEnded(key))
+            self._step(messages.CallEnded(key))
             return
         if reply is not None:
             self._refused = 0
@@ -136,7 +136,7 @@ class Calls:
             outcome = ChunkResult(index, _state_of(error), problem=_problem_of(error))
             log.info("chunk %d of video %d failed", index, number, exc_info=error)
             self._endpoint_trouble(error)
-        self._step(schedule.CallEnded(key))  # only now: it may start the next call
+        self._step(messages.CallEnded(key))  # only now: it may start the next call
         job = self._jobs.get(number)
         if job is None:  # its transcription failed meanwhile
             return

@@ -15,29 +15,25 @@ kills, calls, files.
 """
 
 import logging
-import os
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from engine import events, schedule
+from engine import events, messages, schedule
+from engine.batches import Batches, Hooks, SpeechSetup
 from engine.calls import Answerer, Calls
 from engine.config import Config
-from engine.errors import DiskError, ReelmineError, UnguardedError
+from engine.errors import DiskError
 from engine.job import Job
-from engine.pools import worker
-from engine.pools.crew import Answer, Crew
 from engine.pools.local import Outcome
 from engine.pools.monitor import Sample
 from engine.pools.sizing import Sizing
 from engine.pools.threads import CallOutcome
-from engine.records import Probe, Problem, SpeechOptions, State, WindowResult
-from engine.speech.models import ResolvedModel
+from engine.records import Problem, State
 from engine.store.ledger import Ledger
 from engine.store.shelf import Shelf
 
@@ -53,12 +49,9 @@ class Setup:
     """What is decided before the first process starts."""
 
     config: Config
-    options: SpeechOptions
-    model: ResolvedModel
-    canary_words: tuple[str, ...]
+    speech: SpeechSetup
     sizing: Sizing
     answerer: Answerer | None  # None: no analysis is wanted
-    scratch: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +83,12 @@ class Loop:
         self._shelf = shelf
         self._ledger = ledger
         self._tell = tell
-        self._actions: list[schedule.Action] = []
-        self._cached: dict[int, dict[int, WindowResult]] = {}
+        self._actions: list[messages.Action] = []
         self._drain_until: float | None = None
         self._began = time.monotonic()
         self._schedule = self._plan()
-        preparation = [p.name for p in self._schedule.places.values() if not p.is_slot]
-        self._crew = Crew(setup.sizing.slots, preparation, setup.scratch, self.queue)
+        hooks = Hooks(self._step, tell, self._fail, self._grown)
+        self._batches = Batches(setup.speech, self._jobs, ledger, self._schedule, self.queue, hooks)
         self.calls = (
             Calls(setup.answerer, self._jobs, ledger, self.queue, self._schedule, self._step, tell)
             if setup.answerer
@@ -110,7 +102,7 @@ class Loop:
             sizing.preparation,
             sizing.llm_threads,
             [number for number, job in self._jobs.items() if job.transcript is None],
-            sequential=self._setup.options.mode == "sequential",
+            sequential=self._setup.speech.options.mode == "sequential",
         )
 
     def run(self) -> None:
@@ -119,7 +111,7 @@ class Loop:
             for number, job in list(self._jobs.items()):
                 if job.transcript is not None:
                     self._grown(number, job)
-            self._step(schedule.Begin())
+            self._step(messages.Begin())
             self._act_all()
             while not self._over():
                 for thing in self._wait():
@@ -164,9 +156,7 @@ class Loop:
     def _take(self, thing: Any) -> None:
         match thing:
             case Outcome():
-                answer = self._crew.read(thing)
-                if answer is not None:
-                    self._answered(answer)
+                self._batches.took(thing)
             case CallOutcome():
                 assert self.calls is not None
                 self.calls.ended(thing)
@@ -176,14 +166,14 @@ class Loop:
             case Sample():
                 self._sampled(thing)
 
-    def _step(self, event: schedule.Event) -> None:
+    def _step(self, event: messages.Event) -> None:
         self._actions += self._schedule.step(event, time.monotonic())
 
     def _check_deadlines(self) -> None:
         now = time.monotonic()
         due = self._schedule.next_deadline
         if due is not None and now >= due:
-            self._step(schedule.Tick())
+            self._step(messages.Tick())
         if self.calls is not None:
             self.calls.check_deadlines(now)
         limit = self._time_limit
@@ -212,179 +202,11 @@ class Loop:
             if not self._actions and not ended:
                 return
 
-    # what came back from a worker
-
-    def _answered(self, answer: Answer) -> None:
-        if answer.died:
-            self._died(answer.place, answer.what)
-        elif answer.error is not None:
-            self._raised(answer, answer.error)
-        else:
-            match answer.what:
-                case "hello":
-                    self._open(answer.place)
-                case "open":
-                    self._opened(answer)
-                case "probe":
-                    self._probed(answer)
-                case "prepare":
-                    self._prepared(answer)
-                case "batch":
-                    self._decoded(answer)
-                case "advance":
-                    self._advanced(answer)
-
-    def _died(self, place: str, doing: str) -> None:
-        if (self._setup.scratch / MARKER).exists():
-            raise UnguardedError
-        problem = Problem(
-            "E_WORKER_DIED",
-            f"The worker process {place} died while it did this ({doing}): killed from outside, "
-            "out of memory, or crashed by the file.",
-        )
-        self._ledger.note("died", doing, place=place)
-        self._tell(events.SlotChanged(place, "died"))
-        self._step(schedule.Died(place, problem))
-
-    def _raised(self, answer: Answer, error: BaseException) -> None:
-        place, what = answer.place, answer.what
-        log.warning("%s failed in %s", what, place, exc_info=error)
-        problem = (
-            error.problem
-            if isinstance(error, ReelmineError)
-            else Problem("E_WORKER", f"{what} failed in {place}: {_sentence(error)}")
-        )
-        self._ledger.note(what, problem.message, place=place, began=answer.began)
-        match what:
-            case "hello" | "open":
-                self._step(schedule.CannotOpen(place, problem))
-            case "batch":
-                self._step(schedule.Refused(place, answer.about[0], problem))
-            case "probe":
-                for video in answer.about:
-                    self._fail(video, problem)
-                self._step(schedule.Probed(place, {}))
-            case _:
-                self._fail(answer.about, problem)
-                self._step(schedule.Broken(place, answer.about))
-
-    def _open(self, place: str) -> None:
-        """The process is there: a slot loads its model now, preparation is ready."""
-        plan = next((s for s in self._setup.sizing.slots if s.device == place), None)
-        if plan is None:
-            self._step(schedule.Ready(place))
-            return
-        spec = worker.SlotSpec(
-            self._setup.model.path,
-            "cuda" if place.startswith("cuda") else "cpu",
-            plan.compute_type,
-            plan.threads,
-            self._setup.canary_words,
-        )
-        self._crew.submit(place, "open", None, worker.open_slot, spec)
-
-    def _opened(self, answer: Answer) -> None:
-        info: worker.SlotInfo = answer.value
-        self._ledger.note("open", info.compute_type, place=answer.place, began=answer.began)
-        self._tell(events.SlotChanged(answer.place, "idle"))
-        self._step(schedule.Ready(answer.place, info.canary_seconds))
-
-    def _probed(self, answer: Answer) -> None:
-        seconds: dict[int, float | None] = {}
-        for number, probe in zip(answer.about, answer.value, strict=True):
-            problem = probe if isinstance(probe, Problem) else self._unfit(probe)
-            if problem is not None:
-                self._fail(number, problem)
-            else:
-                job = self._jobs[number]
-                seconds[number] = job.declared = probe.duration
-                self._tell(events.VideoMeasured(job.video, probe.duration))
-        self._step(schedule.Probed(answer.place, seconds))
-
-    def _unfit(self, probe: Probe) -> Problem | None:
-        """Batched mode without voice activity takes only what fits one window."""
-        options = self._setup.options
-        short = probe.duration is None or probe.duration < STEP
-        if options.mode == "sequential" or options.vad_filter or short:
-            return None
-        return Problem(
-            "E_USAGE",
-            f"It lasts {probe.duration:.0f} s, and without --vad-filter batched mode takes at most "
-            "30 s: leave the filter on, or use --mode sequential.",
-        )
-
-    def _prepared(self, answer: Answer) -> None:
-        place, video, prepared = answer.place, answer.about, answer.value
-        job = self._jobs.get(video)
-        if isinstance(prepared, Problem):
-            self._fail(video, prepared)
-            self._step(schedule.Broken(place, video))
-            return
-        if job is None:  # it was given up meanwhile
-            self._step(schedule.Windows(place, video, (), prepared.ended, language_known=True))
-            return
-        job.decoded, job.speech = prepared.decoded, prepared.speech
-        job.declared = prepared.declared if prepared.declared is not None else job.declared
-        cached = self._cached.get(video, {})
-        new = job.add_windows(prepared.windows, ended=prepared.ended)
-        for window in new:
-            if window.position in cached:
-                job.add_result(cached[window.position])
-        waiting = tuple(w.position for w in new if w.position not in cached)
-        known = self._language_known(job)
-        self._grown(video, job)
-        self._step(schedule.Windows(place, video, waiting, prepared.ended, language_known=known))
-
-    def _language_known(self, job: Job) -> bool:
-        given = self._setup.options.language is not None
-        return given or job.language is not None or not self._setup.model.multilingual
-
-    def _decoded(self, answer: Answer) -> None:
-        number, units = answer.about
-        batch: worker.BatchResult = answer.value
-        grown: dict[int, Job] = {}
-        for (video, position), window in zip(units, batch.results, strict=True):
-            job = self._jobs.get(video)
-            if job is None:
-                continue
-            self._ledger.add_window(job.speech_key, window)
-            job.add_result(window)
-            with suppress(OSError):  # scratch goes at the end anyway
-                os.unlink(job.windows[position].row)
-            grown[video] = job
-        self._ledger.note("batch", f"{len(units)} windows", place=answer.place, began=answer.began)
-        for video, job in grown.items():
-            if job.language is not None:
-                self._schedule.language_known(video)
-            self._grown(video, job)
-        self._step(schedule.Decoded(answer.place, number, batch.seconds))
-        if not self._schedule.places[answer.place].batches:
-            self._tell(events.SlotChanged(answer.place, "idle"))
-
-    def _advanced(self, answer: Answer) -> None:
-        place, video, step = answer.place, answer.about, answer.value
-        job = self._jobs.get(video)
-        if isinstance(step, Problem):
-            self._fail(video, step)
-            self._step(schedule.Broken(place, video))
-            return
-        if job is not None:
-            job.add_segments(step.segments)
-            job.decoded, job.declared = step.decoded, step.declared
-            if step.ended:
-                job.seal_stream(step.language, step.language_probability, step.speech)
-            self._grown(video, job)
-        self._ledger.note(
-            "advance", f"{len(step.segments)} segments", place=place, began=answer.began
-        )
-        self._step(schedule.Advanced(place, video, step.ended, step.seconds))
-
     # what a video has become
 
     def _grown(self, number: int, job: Job) -> None:
         """New sealed text: files if it is all there, and the chunks it decides."""
         if job.transcript is not None and not job.read_back:
-            self._cached.pop(number, None)
             self._save(job, final=False)
         if not job.read_back:
             done = job.decoded if job.transcript is not None else job.sealed_seconds
@@ -400,7 +222,7 @@ class Loop:
     def _skip_foreign(self, job: Job) -> None:
         """The phrasebook reads English only."""
         spoken = job.transcript.language if job.transcript else job.language
-        if spoken in (None, "", "en") or self._setup.options.task == "translate":
+        if spoken in (None, "", "en") or self._setup.speech.options.task == "translate":
             return
         job.skip_analysis(
             Problem(
@@ -437,79 +259,23 @@ class Loop:
         self._ledger.commit()
         self.audio_done += 0.0 if job.read_back else job.decoded
         del self._jobs[number]
-        shutil.rmtree(self._setup.scratch / str(number), ignore_errors=True)
+        shutil.rmtree(self._setup.speech.scratch / str(number), ignore_errors=True)
         self._tell(events.VideoFinished(result))
 
     # acting
 
-    def _act(self, action: schedule.Action) -> None:
+    def _act(self, action: messages.Action) -> None:
         match action:
-            case schedule.Start(place):
-                self._tell(events.SlotChanged(place, "opening"))
-                self._crew.start(place)
-            case schedule.Kill(place, problem):
-                self._ledger.note("kill", problem.message, place=place)
-                self._crew.kill(place)
-            case schedule.Probe(place, videos):
-                paths = tuple(self._jobs[number].video.path for number in videos)
-                self._crew.submit(place, "probe", videos, worker.probe, paths)
-            case schedule.Prepare(place, video, count):
-                self._prepare(place, video, count)
-            case schedule.Decode(place, batch, units):
-                self._decode(place, batch, units)
-            case schedule.Advance(place, video, restart):
-                self._advance(place, video, restart=restart)
-            case schedule.Call(key):
+            case messages.Call(key):
                 assert self.calls is not None
                 self.calls.start(key)
-            case schedule.Fail(video, problem):
+            case messages.Fail(video, problem):
                 self._fail(video, problem)
-            case schedule.GiveUp(problem):
+            case messages.GiveUp(problem):
                 self.gave_up = problem
                 self._tell(events.Notice(problem.message))
-
-    def _prepare(self, place: str, video: int, count: int) -> None:
-        job, options = self._jobs[video], self._setup.options
-        if video not in self._cached:
-            self._cached[video] = self._ledger.windows(job.speech_key)
-        if not job.windows:
-            self._tell(events.VideoStarted(job.video))
-        spec = worker.PrepareSpec(
-            job.video.path,
-            options.audio_track,
-            options.vad_filter,
-            self._setup.model.mels,
-            self._setup.scratch / str(video),
-            frozenset(job.windows) | frozenset(self._cached[video]),
-            PIECE,
-        )
-        self._tell(events.SlotChanged(place, f"preparing {job.video.name}"))
-        self._crew.submit(place, "prepare", video, worker.prepare, spec, count)
-
-    def _decode(self, place: str, batch: int, units: Sequence[schedule.Unit]) -> None:
-        rows = tuple(
-            worker.Row(
-                video,
-                self._jobs[video].windows[position],
-                self._setup.options.language or self._jobs[video].language,
-            )
-            for video, position in units
-        )
-        names = dict.fromkeys(self._jobs[video].video.name for video, _ in units)
-        count = f"{len(units)} window" + "s" * (len(units) > 1)
-        self._tell(events.SlotChanged(place, f"{count} of {', '.join(names)}"))
-        self._crew.submit(
-            place, "batch", (batch, units), worker.transcribe, rows, self._setup.options
-        )
-
-    def _advance(self, place: str, video: int, *, restart: bool) -> None:
-        job = self._jobs[video]
-        if restart:
-            job.restart()
-            self._tell(events.VideoStarted(job.video))
-        self._tell(events.SlotChanged(place, job.video.name))
-        what = worker.advance, job.video.path, self._setup.options, STEP, restart
-        self._crew.submit(place, "advance", video, *what)
+            case _:
+                self._batches.act(action)
 
     # the end
 
@@ -530,11 +296,11 @@ class Loop:
     def _drain(self) -> None:
         if self._drain_until is None:
             self._drain_until = time.monotonic() + self._setup.config.grace
-            self._step(schedule.Drain())
+            self._step(messages.Drain())
 
     def _close(self) -> None:
         """Everything of the run ends here, whatever happened."""
-        self._crew.close()
+        self._batches.close()
         if self.calls is not None:
             self.calls.close(stop=bool(self._schedule.calls_under_way))
         self._ledger.commit()
@@ -570,8 +336,3 @@ class Loop:
             }
         )
         self._tell(events.Sampled(sample))
-
-
-def _sentence(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

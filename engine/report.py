@@ -41,7 +41,7 @@ def exit_code(
         left = any(result.state is State.INTERRUPTED for result in results)
         if loop.out_of_time and left:
             return EXIT_TRY_AGAIN
-        if loop.gave_up is not None and loop.gave_up.code != "E_WORKER":
+        if loop.gave_up is not None and loop.gave_up.code in ("E_WORKER_DIED", "E_WORKER_HUNG"):
             return EXIT_TRY_AGAIN
     if problems or any(result.state in BAD for result in results):
         return EXIT_INCOMPLETE

@@ -5,8 +5,7 @@ night on eight GPUs can be replayed in a test. What it decides: which windows fo
 slot gets it, which video a preparation worker opens, when a call may start, who is killed for
 hanging, and whose fault a death was.
 
-Words: a place is where a worker process lives, "cpu:0" (a slot) or "prep:0" (preparation). A unit
-is one window, (video, position). Videos are numbers here; smaller rank goes first.
+Its words are in messages.py. Videos are numbers here; smaller rank goes first.
 """
 
 from collections import deque
@@ -15,10 +14,36 @@ from dataclasses import dataclass, field
 from enum import Enum
 from itertools import groupby
 
+from engine.messages import (
+    Action,
+    Advance,
+    Advanced,
+    Begin,
+    Broken,
+    Call,
+    CallEnded,
+    CallKey,
+    CannotOpen,
+    ChunkReady,
+    Decode,
+    Decoded,
+    Died,
+    Drain,
+    Event,
+    Fail,
+    GiveUp,
+    Kill,
+    Prepare,
+    Probe,
+    Probed,
+    Ready,
+    Refused,
+    Start,
+    Tick,
+    Unit,
+    Windows,
+)
 from engine.records import Problem
-
-Unit = tuple[int, int]  # video, position of the window
-CallKey = tuple[int, str, int]  # video, recipe, chunk
 
 IN_FLIGHT = 2  # batches a slot holds, so that it never waits for the loop
 AHEAD = 4  # batches a slot that preparation may be ahead
@@ -33,201 +58,6 @@ PROBE_LIMIT = 60.0
 PREPARE_LIMIT = 180.0
 DECODE_LIMIT = 60.0  # at least; else so many times what a window is known to take:
 DECODE_FACTOR = 20.0
-
-
-# --- events ---------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Begin:
-    """The run starts."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """A place has opened; a slot says how long one window took it at least."""
-
-    place: str
-    seconds: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class CannotOpen:
-    """A place's worker refuses to work, with the reason."""
-
-    place: str
-    problem: Problem
-
-
-@dataclass(frozen=True, slots=True)
-class Died:
-    """A place's process is gone."""
-
-    place: str
-    problem: Problem
-
-
-@dataclass(frozen=True, slots=True)
-class Probed:
-    """Expected seconds of the videos looked at; those that cannot be read are left out."""
-
-    place: str
-    seconds: Mapping[int, float | None]
-
-
-@dataclass(frozen=True, slots=True)
-class Windows:
-    """Windows of a video that wait for a slot now."""
-
-    place: str
-    video: int
-    positions: tuple[int, ...]
-    ended: bool
-    language_known: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Broken:
-    """A video turned out to be unreadable while it was prepared, or read in sequential mode."""
-
-    place: str
-    video: int
-
-
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    """A batch is done."""
-
-    place: str
-    batch: int
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """A batch raised an error; the worker lives."""
-
-    place: str
-    batch: int
-    problem: Problem
-
-
-@dataclass(frozen=True, slots=True)
-class Advanced:
-    """A step of a file in sequential mode is done."""
-
-    place: str
-    video: int
-    ended: bool
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class ChunkReady:
-    """A chunk waits for a call."""
-
-    key: CallKey
-
-
-@dataclass(frozen=True, slots=True)
-class CallEnded:
-    """A call is over, in any state."""
-
-    key: CallKey
-
-
-@dataclass(frozen=True, slots=True)
-class Drain:
-    """Nothing new; what is under way may end."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """Time has passed."""
-
-
-Event = (
-    Begin | Ready | CannotOpen | Died | Probed | Windows | Broken | Decoded | Refused | Advanced
-    | ChunkReady | CallEnded | Drain | Tick
-)  # fmt: skip
-
-
-# --- actions --------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """Make a process in this place and open it."""
-
-    place: str
-
-
-@dataclass(frozen=True, slots=True)
-class Kill:
-    """End the process in this place."""
-
-    place: str
-    problem: Problem
-
-
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """Look at these containers."""
-
-    place: str
-    videos: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Prepare:
-    """Make the next windows of a video (opening it if need be)."""
-
-    place: str
-    video: int
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
-class Decode:
-    """Transcribe these windows in one model call."""
-
-    place: str
-    batch: int
-    units: tuple[Unit, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Advance:
-    """Transcribe a bit more of a file in sequential mode."""
-
-    place: str
-    video: int
-    restart: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """Give this chunk to the LLM pool."""
-
-    key: CallKey
-
-
-@dataclass(frozen=True, slots=True)
-class Fail:
-    """Give this video up."""
-
-    video: int
-    problem: Problem
-
-
-@dataclass(frozen=True, slots=True)
-class GiveUp:
-    """No place of a kind is left: what is not done cannot be done now."""
-
-    problem: Problem
-
-
-Action = Start | Kill | Probe | Prepare | Decode | Advance | Call | Fail | GiveUp
 
 
 # --- state ----------------------------------------------------------------------------------------

@@ -279,9 +279,9 @@ def test_failure_is_an_error_of_its_own_kind(
 
 
 def test_one_deadline_holds_for_all_that_a_call_asks(folder: Path) -> None:
-    """An answer is cut off after 0.6 s; the second question would be answered after 1.2 s."""
-    with Server(script=[says("", "length")], latency=0.6, phrasebook=folder) as server:
-        client = Client(server.url, None, "m", call_timeout=0.9)
+    """An answer is cut off after 2 s; the second question would be answered after 4 s."""
+    with Server(script=[says("", "length")], latency=2.0, phrasebook=folder) as server:
+        client = Client(server.url, None, "m", call_timeout=3.0)
         with pytest.raises(errors.CallTimeout):
             LlmAnalyst(client).call(SUMMARY, CHUNK)
         assert len(server.requests) == 2

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from replay import DIED, Replay, lengths
 
-from engine import schedule
+from engine import messages, schedule
 from engine.records import Problem
 from engine.schedule import Schedule
 
@@ -129,20 +129,20 @@ def test_killed_workers_lose_no_window(kill_at, slots):
 
 def test_place_that_cannot_open_is_retired_and_the_others_do_its_work():
     plan = Schedule({"cuda:0": 1, "cuda:1": 1}, 1, 4, [0])
-    plan.step(schedule.Begin(), 0.0)
+    plan.step(messages.Begin(), 0.0)
     broken = Problem("E_WORKER", "no cuBLAS")
     assert not any(
-        isinstance(a, schedule.GiveUp)
-        for a in plan.step(schedule.CannotOpen("cuda:0", broken), 1.0)
+        isinstance(a, messages.GiveUp)
+        for a in plan.step(messages.CannotOpen("cuda:0", broken), 1.0)
     )
-    assert schedule.GiveUp(broken) in plan.step(schedule.CannotOpen("cuda:1", broken), 2.0)
+    assert messages.GiveUp(broken) in plan.step(messages.CannotOpen("cuda:1", broken), 2.0)
 
 
 def test_process_that_dies_while_opening_is_tried_three_times():
     plan = Schedule({"cpu:0": 1}, 1, 4, [0])
-    plan.step(schedule.Begin(), 0.0)
+    plan.step(messages.Begin(), 0.0)
     starts = 1
-    while schedule.Start("cpu:0") in plan.step(schedule.Died("cpu:0", DIED), float(starts)):
+    while messages.Start("cpu:0") in plan.step(messages.Died("cpu:0", DIED), float(starts)):
         starts += 1
     assert starts == schedule.STARTS
     assert plan.places["cpu:0"].phase is schedule.Phase.RETIRED
@@ -150,22 +150,22 @@ def test_process_that_dies_while_opening_is_tried_three_times():
 
 def test_hung_slot_is_killed_and_its_batch_goes_elsewhere():
     plan = Schedule({"cpu:0": 1}, 1, 4, [0])
-    plan.step(schedule.Begin(), 0.0)
-    plan.step(schedule.Ready("prep:0"), 0.0)
-    plan.step(schedule.Ready("cpu:0", 0.5), 0.0)
-    plan.step(schedule.Probed("prep:0", {0: 30.0}), 0.0)
-    [decode] = plan.step(schedule.Windows("prep:0", 0, (0,), True, True), 1.0)
-    assert decode == schedule.Decode("cpu:0", 1, ((0, 0),))
+    plan.step(messages.Begin(), 0.0)
+    plan.step(messages.Ready("prep:0"), 0.0)
+    plan.step(messages.Ready("cpu:0", 0.5), 0.0)
+    plan.step(messages.Probed("prep:0", {0: 30.0}), 0.0)
+    [decode] = plan.step(messages.Windows("prep:0", 0, (0,), True, True), 1.0)
+    assert decode == messages.Decode("cpu:0", 1, ((0, 0),))
     assert plan.next_deadline == 1.0 + schedule.DECODE_LIMIT
-    actions = plan.step(schedule.Tick(), plan.next_deadline)
-    assert [type(action) for action in actions] == [schedule.Kill, schedule.Start]
-    again = plan.step(schedule.Ready("cpu:0", 0.5), 100.0)
-    assert schedule.Decode("cpu:0", 2, ((0, 0),)) in again
+    actions = plan.step(messages.Tick(), plan.next_deadline)
+    assert [type(action) for action in actions] == [messages.Kill, messages.Start]
+    again = plan.step(messages.Ready("cpu:0", 0.5), 100.0)
+    assert messages.Decode("cpu:0", 2, ((0, 0),)) in again
 
 
 def test_container_that_kills_its_reader_is_found_by_looking_one_by_one():
     plan = Schedule({"cpu:0": 1}, 1, 4, [0, 1, 2])
-    actions = plan.step(schedule.Begin(), 0.0)
+    actions = plan.step(messages.Begin(), 0.0)
     failed = []
     for _ in range(20):
         actions = list(actions)
@@ -173,53 +173,53 @@ def test_container_that_kills_its_reader_is_found_by_looking_one_by_one():
             break
         action = actions.pop(0)
         match action:
-            case schedule.Start("prep:0"):
-                actions += plan.step(schedule.Ready("prep:0"), 0.0)
-            case schedule.Probe("prep:0", videos) if 1 in videos:
-                actions += plan.step(schedule.Died("prep:0", DIED), 0.0)
-            case schedule.Probe("prep:0", videos):
-                actions += plan.step(schedule.Probed("prep:0", dict.fromkeys(videos, 1.0)), 0.0)
-            case schedule.Fail(video, _):
+            case messages.Start("prep:0"):
+                actions += plan.step(messages.Ready("prep:0"), 0.0)
+            case messages.Probe("prep:0", videos) if 1 in videos:
+                actions += plan.step(messages.Died("prep:0", DIED), 0.0)
+            case messages.Probe("prep:0", videos):
+                actions += plan.step(messages.Probed("prep:0", dict.fromkeys(videos, 1.0)), 0.0)
+            case messages.Fail(video, _):
                 failed.append(video)
     assert failed == [1]
 
 
 def test_drain_starts_nothing_new():
     plan = Schedule({"cpu:0": 1}, 1, 4, [0])
-    plan.step(schedule.Begin(), 0.0)
-    plan.step(schedule.Drain(), 0.0)
-    assert plan.step(schedule.Ready("prep:0"), 0.0) == []
-    assert plan.step(schedule.ChunkReady((0, "expressions", 0)), 0.0) == []
+    plan.step(messages.Begin(), 0.0)
+    plan.step(messages.Drain(), 0.0)
+    assert plan.step(messages.Ready("prep:0"), 0.0) == []
+    assert plan.step(messages.ChunkReady((0, "expressions", 0)), 0.0) == []
 
 
 def test_calls_keep_to_their_limit_and_go_by_video_then_chunk():
     plan = Schedule({}, 0, 2, [])
     keys = [(0, "r", 1), (0, "r", 0), (1, "r", 0)]
-    started = [a for key in keys for a in plan.step(schedule.ChunkReady(key), 0.0)]
-    assert started == [schedule.Call((0, "r", 1)), schedule.Call((0, "r", 0))]
-    assert plan.step(schedule.CallEnded((0, "r", 1)), 0.0) == [schedule.Call((1, "r", 0))]
+    started = [a for key in keys for a in plan.step(messages.ChunkReady(key), 0.0)]
+    assert started == [messages.Call((0, "r", 1)), messages.Call((0, "r", 0))]
+    assert plan.step(messages.CallEnded((0, "r", 1)), 0.0) == [messages.Call((1, "r", 0))]
 
 
 def test_calls_that_wait_are_given_back_when_the_endpoint_is_gone():
     plan = Schedule({}, 0, 1, [])
     for index in range(3):
-        plan.step(schedule.ChunkReady((0, "r", index)), 0.0)
+        plan.step(messages.ChunkReady((0, "r", index)), 0.0)
     assert plan.stop_calls() == [(0, "r", 1), (0, "r", 2)]
-    assert plan.step(schedule.CallEnded((0, "r", 0)), 0.0) == []
+    assert plan.step(messages.CallEnded((0, "r", 0)), 0.0) == []
     assert plan.idle
 
 
 @pytest.mark.parametrize("kills", [1, 2])
 def test_sequential_file_restarts_after_a_death_and_fails_at_the_second(kills):
     plan = Schedule({"cpu:0": 1}, 1, 4, [0], sequential=True)
-    plan.step(schedule.Begin(), 0.0)
-    plan.step(schedule.Ready("cpu:0"), 0.0)
-    plan.step(schedule.Ready("prep:0"), 0.0)
-    assert plan.step(schedule.Probed("prep:0", {0: 90.0}), 0.0) == [
-        schedule.Advance("cpu:0", 0, restart=True)
+    plan.step(messages.Begin(), 0.0)
+    plan.step(messages.Ready("cpu:0"), 0.0)
+    plan.step(messages.Ready("prep:0"), 0.0)
+    assert plan.step(messages.Probed("prep:0", {0: 90.0}), 0.0) == [
+        messages.Advance("cpu:0", 0, restart=True)
     ]
     for _ in range(kills):
-        actions = plan.step(schedule.Died("cpu:0", DIED), 1.0)
-        plan.step(schedule.Ready("cpu:0"), 1.0)
-    failed = [a for a in actions if isinstance(a, schedule.Fail)]
+        actions = plan.step(messages.Died("cpu:0", DIED), 1.0)
+        plan.step(messages.Ready("cpu:0"), 1.0)
+    failed = [a for a in actions if isinstance(a, messages.Fail)]
     assert bool(failed) == (kills == 2)

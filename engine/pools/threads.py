@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any
 
+from engine.messages import CallKey
 from engine.records import Reply
-from engine.schedule import CallKey
 
 GUARD = 2.0  # seconds after its own deadline at which a call is given up from outside
 

@@ -1,10 +1,11 @@
-"""What is found in transcripts: nothing lost, nothing twice, nothing invented, while they still grow."""
+"""What is found in transcripts while they grow: nothing lost, nothing twice, nothing invented."""
 
 import csv
 import difflib
 import json
 import re
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ def test_every_cue_is_asked_about_once(eight: Any) -> None:
     for name, requests in asked_by_video(eight).items():
         cues = [cue for request in requests for cue in request.cues]
         assert cues == list(range(len(result(eight.output, name)["segments"])))
-        for before, request in zip(requests, requests[1:], strict=False):
+        for before, request in pairwise(requests):
             assert request.context == before.cues[-2:]
 
 

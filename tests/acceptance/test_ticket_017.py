@@ -11,6 +11,7 @@ import shutil
 import sys
 import threading
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -351,10 +352,11 @@ def test_no_event_loop_is_needed_or_running_in_any_worker(
             loops.extend(f"process {child.pid}" for _ in polled(child.pid))
         for name, frame in frames_of_threads():
             seen.add(name.partition("_")[0])
-            while frame is not None:
-                if frame.f_globals.get("__name__", "").startswith("asyncio"):
-                    loops.append(f"thread {name}")
-                frame = frame.f_back
+            loops.extend(
+                f"thread {name}"
+                for inner, _ in traceback.walk_stack(frame)
+                if str(inner.f_globals.get("__name__")).startswith("asyncio")
+            )
 
     def run() -> engine.RunReport:
         with Server(latency=1.5) as server:

@@ -1,0 +1,322 @@
+"""The speech side of a run: what workers are given, and what becomes of what they bring.
+
+Calls go out to places (slots, preparation workers) as the schedule says; answers, errors and deaths
+come back through the loop's queue, change the video's job, and become events for the schedule.
+
+Owner: the loop's thread.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from engine import events, messages
+from engine.errors import ReelmineError, UnguardedError
+from engine.job import Job
+from engine.pools import worker
+from engine.pools.crew import Answer, Crew
+from engine.pools.local import Outcome
+from engine.pools.sizing import SlotPlan
+from engine.records import Probe, Problem, SpeechOptions, WindowResult
+from engine.schedule import Schedule
+from engine.speech.models import ResolvedModel
+from engine.store.ledger import Ledger
+
+log = logging.getLogger(__name__)
+
+PIECE = 60.0  # seconds of audio that preparation decodes at a time
+STEP = 30.0  # seconds of a file that sequential mode decodes at a time
+MARKER = "unguarded"  # left in scratch by a worker that finds itself running the user's script
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechSetup:
+    """What is decided about transcription before the first process starts."""
+
+    options: SpeechOptions
+    model: ResolvedModel
+    canary_words: tuple[str, ...]
+    slots: tuple[SlotPlan, ...]
+    scratch: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """What both sides of a run tell the loop."""
+
+    step: Callable[[messages.Event], None]  # an event for the schedule
+    tell: Callable[[events.Event], None]  # an event for whoever listens
+    fail: Callable[[int, Problem], None]  # this video is given up
+    grown: Callable[[int, Job], None]  # this video has new text
+
+
+class Batches:
+    """The transcription of one run."""
+
+    def __init__(
+        self,
+        setup: SpeechSetup,
+        jobs: Mapping[int, Job],
+        ledger: Ledger,
+        plan: Schedule,
+        queue: "SimpleQueue[Any]",
+        hooks: "Hooks",
+    ) -> None:
+        self._setup = setup
+        self._jobs = jobs
+        self._ledger = ledger
+        self._schedule = plan
+        self._step = hooks.step
+        self._tell = hooks.tell
+        self._fail = hooks.fail
+        self._grown = hooks.grown
+        self._cached: dict[int, dict[int, WindowResult]] = {}
+        preparation = [place.name for place in plan.places.values() if not place.is_slot]
+        self._crew = Crew(setup.slots, preparation, setup.scratch, queue)
+
+    def act(self, action: messages.Action) -> None:
+        """Do what the schedule says about a place."""
+        match action:
+            case messages.Start(place):
+                self._tell(events.SlotChanged(place, "opening"))
+                self._crew.start(place)
+            case messages.Kill(place, problem):
+                self._ledger.note("kill", problem.message, place=place)
+                self._crew.kill(place)
+            case messages.Probe(place, videos):
+                paths = tuple(self._jobs[number].video.path for number in videos)
+                self._crew.submit(place, "probe", videos, worker.probe, paths)
+            case messages.Prepare(place, video, count):
+                self._prepare(place, video, count)
+            case messages.Decode(place, batch, units):
+                self._decode(place, batch, units)
+            case messages.Advance(place, video, restart):
+                self._advance(place, video, restart=restart)
+
+    def _prepare(self, place: str, video: int, count: int) -> None:
+        job, options = self._jobs[video], self._setup.options
+        if video not in self._cached:
+            self._cached[video] = self._ledger.windows(job.speech_key)
+        if not job.windows:
+            self._tell(events.VideoStarted(job.video))
+        spec = worker.PrepareSpec(
+            job.video.path,
+            options.audio_track,
+            options.vad_filter,
+            self._setup.model.mels,
+            self._setup.scratch / str(video),
+            frozenset(job.windows) | frozenset(self._cached[video]),
+            PIECE,
+        )
+        self._tell(events.SlotChanged(place, f"preparing {job.video.name}"))
+        self._crew.submit(place, "prepare", video, worker.prepare, spec, count)
+
+    def _decode(self, place: str, batch: int, units: Sequence[messages.Unit]) -> None:
+        rows = tuple(
+            worker.Row(
+                video,
+                self._jobs[video].windows[position],
+                self._setup.options.language or self._jobs[video].language,
+            )
+            for video, position in units
+        )
+        names = dict.fromkeys(self._jobs[video].video.name for video, _ in units)
+        count = f"{len(units)} window" + "s" * (len(units) > 1)
+        self._tell(events.SlotChanged(place, f"{count} of {', '.join(names)}"))
+        self._crew.submit(
+            place, "batch", (batch, units), worker.transcribe, rows, self._setup.options
+        )
+
+    def _advance(self, place: str, video: int, *, restart: bool) -> None:
+        job = self._jobs[video]
+        if restart:
+            job.restart()
+            self._tell(events.VideoStarted(job.video))
+        self._tell(events.SlotChanged(place, job.video.name))
+        what = worker.advance, job.video.path, self._setup.options, STEP, restart
+        self._crew.submit(place, "advance", video, *what)
+
+    def close(self) -> None:
+        """End all workers: the busy ones by a kill."""
+        self._crew.close()
+
+    # what came back
+
+    def took(self, outcome: Outcome) -> None:
+        """Something came back from a worker."""
+        answer = self._crew.read(outcome)
+        if answer is None:  # of a process that was given up before
+            return
+        if answer.died:
+            self._died(answer.place, answer.what)
+        elif answer.error is not None:
+            self._raised(answer, answer.error)
+        else:
+            match answer.what:
+                case "hello":
+                    self._open(answer.place)
+                case "open":
+                    self._opened(answer)
+                case "probe":
+                    self._probed(answer)
+                case "prepare":
+                    self._prepared(answer)
+                case "batch":
+                    self._decoded(answer)
+                case "advance":
+                    self._advanced(answer)
+
+    def _died(self, place: str, doing: str) -> None:
+        if (self._setup.scratch / MARKER).exists():
+            raise UnguardedError
+        problem = Problem(
+            "E_WORKER_DIED",
+            f"The worker process {place} died while it did this ({doing}): killed from outside, "
+            "out of memory, or crashed by the file.",
+        )
+        self._ledger.note("died", doing, place=place)
+        self._tell(events.SlotChanged(place, "died"))
+        self._step(messages.Died(place, problem))
+
+    def _raised(self, answer: Answer, error: BaseException) -> None:
+        place, what = answer.place, answer.what
+        log.warning("%s failed in %s", what, place, exc_info=error)
+        problem = (
+            error.problem
+            if isinstance(error, ReelmineError)
+            else Problem("E_WORKER", f"{what} failed in {place}: {_sentence(error)}")
+        )
+        self._ledger.note(what, problem.message, place=place, began=answer.began)
+        match what:
+            case "hello" | "open":
+                self._step(messages.CannotOpen(place, problem))
+            case "batch":
+                self._step(messages.Refused(place, answer.about[0], problem))
+            case "probe":
+                for video in answer.about:
+                    self._fail(video, problem)
+                self._step(messages.Probed(place, {}))
+            case _:
+                self._fail(answer.about, problem)
+                self._step(messages.Broken(place, answer.about))
+
+    def _open(self, place: str) -> None:
+        """The process is there: a slot loads its model now, preparation is ready."""
+        plan = next((s for s in self._setup.slots if s.device == place), None)
+        if plan is None:
+            self._step(messages.Ready(place))
+            return
+        spec = worker.SlotSpec(
+            self._setup.model.path,
+            "cuda" if place.startswith("cuda") else "cpu",
+            plan.compute_type,
+            plan.threads,
+            self._setup.canary_words,
+        )
+        self._crew.submit(place, "open", None, worker.open_slot, spec)
+
+    def _opened(self, answer: Answer) -> None:
+        info: worker.SlotInfo = answer.value
+        self._ledger.note("open", info.compute_type, place=answer.place, began=answer.began)
+        self._tell(events.SlotChanged(answer.place, "idle"))
+        self._step(messages.Ready(answer.place, info.canary_seconds))
+
+    def _probed(self, answer: Answer) -> None:
+        seconds: dict[int, float | None] = {}
+        for number, probe in zip(answer.about, answer.value, strict=True):
+            problem = probe if isinstance(probe, Problem) else self._unfit(probe)
+            if problem is not None:
+                self._fail(number, problem)
+            else:
+                job = self._jobs[number]
+                seconds[number] = job.declared = probe.duration
+                self._tell(events.VideoMeasured(job.video, probe.duration))
+        self._step(messages.Probed(answer.place, seconds))
+
+    def _unfit(self, probe: Probe) -> Problem | None:
+        """Batched mode without voice activity takes only what fits one window."""
+        options = self._setup.options
+        short = probe.duration is None or probe.duration < STEP
+        if options.mode == "sequential" or options.vad_filter or short:
+            return None
+        return Problem(
+            "E_USAGE",
+            f"It lasts {probe.duration:.0f} s, and without --vad-filter batched mode takes at most "
+            "30 s: leave the filter on, or use --mode sequential.",
+        )
+
+    def _prepared(self, answer: Answer) -> None:
+        place, video, prepared = answer.place, answer.about, answer.value
+        job = self._jobs.get(video)
+        if isinstance(prepared, Problem):
+            self._fail(video, prepared)
+            self._step(messages.Broken(place, video))
+            return
+        if job is None:  # it was given up meanwhile
+            self._step(messages.Windows(place, video, (), prepared.ended, language_known=True))
+            return
+        job.decoded, job.speech = prepared.decoded, prepared.speech
+        job.declared = prepared.declared if prepared.declared is not None else job.declared
+        cached = self._cached.get(video, {})
+        new = job.add_windows(prepared.windows, ended=prepared.ended)
+        for window in new:
+            if window.position in cached:
+                job.add_result(cached[window.position])
+        waiting = tuple(w.position for w in new if w.position not in cached)
+        known = self._language_known(job)
+        self._grown(video, job)
+        self._step(messages.Windows(place, video, waiting, prepared.ended, language_known=known))
+
+    def _language_known(self, job: Job) -> bool:
+        given = self._setup.options.language is not None
+        return given or job.language is not None or not self._setup.model.multilingual
+
+    def _decoded(self, answer: Answer) -> None:
+        number, units = answer.about
+        batch: worker.BatchResult = answer.value
+        grown: dict[int, Job] = {}
+        for (video, position), window in zip(units, batch.results, strict=True):
+            job = self._jobs.get(video)
+            if job is None:
+                continue
+            self._ledger.add_window(job.speech_key, window)
+            job.add_result(window)
+            with suppress(OSError):  # scratch goes at the end anyway
+                os.unlink(job.windows[position].row)
+            grown[video] = job
+        self._ledger.note("batch", f"{len(units)} windows", place=answer.place, began=answer.began)
+        for video, job in grown.items():
+            if job.language is not None:
+                self._schedule.language_known(video)
+            self._grown(video, job)
+        self._step(messages.Decoded(answer.place, number, batch.seconds))
+        if not self._schedule.places[answer.place].batches:
+            self._tell(events.SlotChanged(answer.place, "idle"))
+
+    def _advanced(self, answer: Answer) -> None:
+        place, video, step = answer.place, answer.about, answer.value
+        job = self._jobs.get(video)
+        if isinstance(step, Problem):
+            self._fail(video, step)
+            self._step(messages.Broken(place, video))
+            return
+        if job is not None:
+            job.add_segments(step.segments)
+            job.decoded, job.declared = step.decoded, step.declared
+            if step.ended:
+                job.seal_stream(step.language, step.language_probability, step.speech)
+            self._grown(video, job)
+        self._ledger.note(
+            "advance", f"{len(step.segments)} segments", place=place, began=answer.began
+        )
+        self._step(messages.Advanced(place, video, step.ended, step.seconds))
+
+
+def _sentence(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
