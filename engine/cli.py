@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -26,6 +27,7 @@ from engine.spelling import Command, Group
 from engine.terminal import printable, write_line
 
 _INTERRUPTED = 130  # as a shell counts a death by SIGINT
+_CALLS = "reelmine-call"  # how the LLM threads are called (pools/threads.py)
 
 
 @dataclass(slots=True)
@@ -38,6 +40,13 @@ class _Shell:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    code = _main(args)
+    if any(thread.name.startswith(_CALLS) for thread in threading.enumerate()):
+        os._exit(code)  # a call outlived its deadline: all is written, and nobody waits for it
+    return code
+
+
+def _main(args: Sequence[str] | None) -> int:
     _open_streams()
     shell = _Shell()
     try:

@@ -4,6 +4,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -282,10 +283,9 @@ def test_one_deadline_holds_for_all_that_a_call_asks(folder: Path) -> None:
     """An answer is cut off after 2 s; the second question would be answered after 4 s."""
     with Server(script=[says("", "length")], latency=2.0, phrasebook=folder) as server:
         client = Client(server.url, None, "m", call_timeout=3.0)
-        with pytest.raises(errors.CallTimeout):
+        with closing(client), pytest.raises(errors.CallTimeout):
             LlmAnalyst(client).call(SUMMARY, CHUNK)
         assert len(server.requests) == 2
-        client.close()
 
 
 def test_chunk_without_a_word_is_not_asked_about(ask: Ask) -> None:

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import click
@@ -193,19 +192,14 @@ def test_version_and_help_are_quick_and_load_no_library(reelmine: Reelmine) -> N
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_importing_the_package_is_cheap() -> None:
+def test_importing_the_package_imports_nothing_heavy() -> None:
     program = (
-        "import time, sys\nbegan = time.perf_counter()\nimport engine\n"
-        "print(time.perf_counter() - began)\n"
-        "assert not [name for name in sys.modules if name.startswith('engine.')]\n"
+        "import sys, engine\n"
+        "heavy = {'numpy', 'click', 'rich', 'pydantic', 'openai', 'av', 'ctranslate2'}\n"
+        "found = heavy & set(sys.modules) | {n for n in sys.modules if n.startswith('engine.')}\n"
+        "assert not found, found\n"
     )
-    spans = [
-        float(
-            subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout
-        )
-        for _ in range(5)
-    ]
-    assert min(spans) < 0.05
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_the_package_offers_everything_it_names() -> None:
@@ -325,13 +319,11 @@ def test_run_goes_on_when_its_reader_has_gone(tmp_path: Path, samples: Path, tin
 def test_demo_ends_by_naming_files_that_are_there(
     reelmine: Reelmine, tmp_path: Path, tiny_en: Path
 ) -> None:
-    began = time.monotonic()
     done = reelmine("demo", env={"OPENAI_API_KEY": "never-used"}, timeout=280)
     assert done.returncode == 0, done.stderr
     named = [line.split()[0] for line in done.stdout.split("Open these:\n")[1].splitlines()]
     assert len(named) == 3
     assert all((tmp_path / name).stat().st_size > 0 for name in named)
-    assert time.monotonic() - began < 280
 
 
 def test_doctor_checks_every_part_and_says_what_to_do(reelmine: Reelmine, tiny_en: Path) -> None:
@@ -346,3 +338,16 @@ def test_doctor_checks_every_part_and_says_what_to_do(reelmine: Reelmine, tiny_e
     assert broken.returncode == 1
     assert broken.stdout.startswith("BROKEN") and "127.0.0.1:9" in broken.stdout
     assert broken.stdout.count("\n") == 1
+
+
+def test_thread_that_was_left_behind_does_not_hold_up_the_exit(tmp_path: Path) -> None:
+    script = (
+        "import sys, threading, time\n"
+        "from engine.cli import main\n"
+        "threading.Thread(target=time.sleep, args=(600,), name='reelmine-call_0').start()\n"
+        "sys.exit(main(['status', sys.argv[1]]))\n"
+    )
+    words = [sys.executable, "-c", script, tmp_path]
+    done = subprocess.run(words, env=environment(), timeout=60, capture_output=True, check=False)
+    assert done.returncode == 0
+    assert done.stdout

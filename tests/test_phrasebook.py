@@ -197,12 +197,10 @@ def test_a_megabyte_of_repeated_words_stays_linear(words: str) -> None:
     assert seconds(200_000) < 8 * small * 4 + 1
 
 
-def test_ten_thousand_words_take_well_under_a_second() -> None:
-    words = " ".join(entry.example for entry in BOOK.entries).split()[:10_000]
-    cues = [" ".join(words[i : i + 9]) for i in range(0, len(words), 9)]
-    began = time.perf_counter()
-    assert BOOK.find(cues)
-    assert time.perf_counter() - began < 1
+def test_guard_that_another_expression_tears_guards_nothing() -> None:
+    found = [match.quote for match in BOOK.find(["What's up? Not much to be honest."])]
+    assert found == ["What's up", "Not much", "to be honest"]
+    assert "not much" not in [m.entry.phrase for m in BOOK.find(["There is not much to do."])]
 
 
 def test_the_book_is_large_sorted_and_without_doubles() -> None:

@@ -2,7 +2,9 @@
 
 import http.client
 import json
+import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -193,6 +195,18 @@ def test_close_ends_what_hangs_and_the_thread(behaviour: str) -> None:
     caller.join(10.0)
     assert len(ended) == 1
     assert threading.active_count() == before
+
+
+def test_close_leaves_nothing_of_connections_that_are_just_being_made() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    for turn in range(40):
+        server = Server()
+        port = int(server.url.rsplit(":", 1)[1].removesuffix("/v1"))
+        clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(turn % 8)]
+        server.close()
+        for client in clients:
+            client.close()
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_port_in_use_is_an_error_at_once() -> None:

@@ -7,7 +7,6 @@ left behind and counted, and new calls go to a fresh executor.
 Owner: the loop's thread; only the done-callbacks run elsewhere, and they only put into the queue.
 """
 
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -44,7 +43,7 @@ class CallPool:
         self._under_way: dict[CallKey, tuple[float, Future[Reply]]] = {}
 
     def _fresh(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(self._threads, thread_name_prefix="llm")
+        return ThreadPoolExecutor(self._threads, thread_name_prefix="reelmine-call")
 
     def submit(self, key: CallKey, call: Callable[[], Reply]) -> None:
         """Start a call now; the schedule never has more under way than there are threads."""
@@ -94,8 +93,3 @@ class CallPool:
     def close(self) -> None:
         """Wait for the threads, unless one was left behind or calls are still under way."""
         self._executor.shutdown(wait=not self._under_way)
-
-    @property
-    def left_behind(self) -> bool:
-        """Whether a thread of ours may outlive the run."""
-        return any(t.name.startswith("llm") for t in threading.enumerate())

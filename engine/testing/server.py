@@ -22,6 +22,7 @@ import contextlib
 import json
 import random
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -87,6 +88,7 @@ class Server:
         self._model = model
         self._answers = Answers(phrasebook)
         self._at_once = 0
+        self._connections: set[asyncio.Task[None]] = set()  # the loop alone keeps no task alive
         self._port = port
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
@@ -127,29 +129,36 @@ class Server:
             self._ready.set()
 
     async def _serve(self) -> None:
-        server = await asyncio.start_server(self._connected, "127.0.0.1", self._port, backlog=512)
-        self._port = server.sockets[0].getsockname()[1]
-        self._ready.set()
-        await self._stop.wait()
-        server.close()
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
+        """Accepts by hand: asyncio's own server loses the sockets that it is just accepting when it
+        is closed (Python 3.11)."""
+        with socket.create_server(("127.0.0.1", self._port), backlog=512) as listener:
+            listener.setblocking(False)
+            self._port = listener.getsockname()[1]
+            self._loop.add_reader(listener, self._accept, listener)
+            self._ready.set()
+            await self._stop.wait()
+            self._loop.remove_reader(listener)
+        await _turns()  # a task that never began could not be told to close its socket
+        for task in self._connections:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._connections, return_exceptions=True)
+        await _turns()
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _accept(self, listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # the client went away again
+            connection, _ = listener.accept()
+            connection.setblocking(False)
+            task = self._loop.create_task(self._converse(connection))
+            self._connections.add(task)
+            task.add_done_callback(self._connections.discard)
+
+    async def _converse(self, connection: socket.socket) -> None:
+        reader, writer = await asyncio.open_connection(sock=connection)
         try:
             while (head := await _read_head(reader)) is not None:
                 await self._respond(*head, writer)
-        except (
-            ConnectionError,
-            asyncio.IncompleteReadError,
-            asyncio.LimitOverrunError,
-            ValueError,
-        ):
+        except (OSError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass  # the client went away, or speaks no HTTP
-        except asyncio.CancelledError:
-            pass  # close(); a cancelled handler would be logged as an error
         finally:
             writer.transport.abort()
 
@@ -201,6 +210,12 @@ class Server:
         if callable(self._script):
             return self._script(request)
         return self._script[request.number] if request.number < len(self._script) else "ok"
+
+
+async def _turns() -> None:
+    """Let the loop do what it has scheduled, and what that schedules."""
+    for _ in range(5):
+        await asyncio.sleep(0)
 
 
 async def _misbehave(writer: asyncio.StreamWriter, behaviour: Behaviour) -> None:
