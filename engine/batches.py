@@ -121,7 +121,7 @@ class Batches:
             worker.Row(
                 video,
                 self._jobs[video].windows[position],
-                self._setup.options.language or self._jobs[video].language,
+                self._jobs[video].language,
             )
             for video, position in units
         )
@@ -268,13 +268,9 @@ class Batches:
             if window.position in cached:
                 job.add_result(cached[window.position])
         waiting = tuple(w.position for w in new if w.position not in cached)
-        known = self._language_known(job)
+        known = job.language is not None
         self._grown(video, job)
         self._step(messages.Windows(place, video, waiting, prepared.ended, language_known=known))
-
-    def _language_known(self, job: Job) -> bool:
-        given = self._setup.options.language is not None
-        return given or job.language is not None or not self._setup.model.multilingual
 
     def _decoded(self, answer: Answer) -> None:
         number, units = answer.about

@@ -50,7 +50,15 @@ class Questions:
 class Job:
     """What one video has become so far."""
 
-    def __init__(self, video: Video, speech_key: str, questions: Sequence[Questions]) -> None:
+    def __init__(
+        self,
+        video: Video,
+        speech_key: str,
+        questions: Sequence[Questions],
+        language: str | None = None,
+    ) -> None:
+        """``language``: what is known before anything is heard."""
+        self._language = language
         self.video = video
         self.speech_key = speech_key
         self.questions = {question.recipe.name: question for question in questions}
@@ -71,8 +79,8 @@ class Job:
 
     @property
     def language(self) -> str | None:
-        """Known once the first window is back."""
-        return self._assembly.language
+        """Given, or known once the first window is back."""
+        return self._assembly.language or self._language
 
     @property
     def segments(self) -> Sequence[Segment]:
@@ -107,7 +115,7 @@ class Job:
         if self.total is not None and self._results == self.total and self.transcript is None:
             self.seal(
                 Transcript(
-                    self._assembly.language or "",
+                    self.language,
                     self._assembly.language_probability,
                     round(self.decoded, 3),
                     round(self.speech, 3),

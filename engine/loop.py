@@ -222,7 +222,7 @@ class Loop:
     def _skip_foreign(self, job: Job) -> None:
         """The phrasebook reads English only."""
         spoken = job.transcript.language if job.transcript else job.language
-        if spoken in (None, "", "en") or self._setup.speech.options.task == "translate":
+        if spoken in (None, "en") or self._setup.speech.options.task == "translate":
             return
         job.skip_analysis(
             Problem(

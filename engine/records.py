@@ -156,7 +156,7 @@ class Segment:
 class Transcript:
     """All segments of a video, in order of time."""
 
-    language: str
+    language: str | None  # None: not given, and there was no speech to tell it from
     language_probability: float | None  # None: given, not detected
     duration: float  # seconds of audio decoded
     speech: float  # seconds of it that are speech

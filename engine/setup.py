@@ -95,7 +95,8 @@ def prepare(
         look=look,
     )
     answers = endpoint.model if endpoint else PhrasebookAnalyst.name
-    jobs, done = _jobs(found.videos, shelf, recipes, answers)
+    language = config.language if model.multilingual else "en"
+    jobs, done = _jobs(found.videos, shelf, recipes, answers, language)
     sizing = size(hardware, config, model_bytes(model))
     return Prepared(
         found, model, hardware, sizing, options, recipes, endpoint, ledger, shelf, jobs, done
@@ -203,7 +204,11 @@ def _phrasebook_digest() -> str:
 
 
 def _jobs(
-    videos: Sequence[Video], shelf: Shelf, recipes: Sequence[Recipe], answers: str
+    videos: Sequence[Video],
+    shelf: Shelf,
+    recipes: Sequence[Recipe],
+    answers: str,
+    language: str | None,
 ) -> tuple[dict[int, Job], list[VideoResult]]:
     jobs: dict[int, Job] = {}
     done = []
@@ -213,7 +218,7 @@ def _jobs(
             done.append(standing.result)
             continue
         questions = [Questions(recipe, answers) for recipe in recipes]
-        job = Job(video, shelf.speech_key(video), questions)
+        job = Job(video, shelf.speech_key(video), questions, language)
         if standing.transcript is not None:
             job.seal_read_back(standing.transcript)
         jobs[number] = job

@@ -115,7 +115,8 @@ def _facts(result: VideoResult) -> Iterator[str]:
     transcript = result.transcript
     if transcript is not None:
         segments = count(len(transcript.segments), "segment")
-        yield f"{clock(transcript.duration)} of audio, {segments}, {transcript.language}"
+        language = f", {transcript.language}" if transcript.language else ""
+        yield f"{clock(transcript.duration)} of audio, {segments}{language}"
     if result.problem is not None:
         yield printable(result.problem.message)
     for analysis in result.analyses:

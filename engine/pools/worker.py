@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from multiprocessing import connection, parent_process
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import MediaError
 from engine.records import (
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from engine.media.decode import Audio
     from engine.speech.whisper import FileDecoder, Recognizer
     from engine.speech.windows import RowWriter, WindowStream
-    from engine.testing.transcriber import FakeRecognizer
+    from engine.testing.transcriber import FakeFile, FakeRecognizer
 
 DEAF_TO = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
 FIRST_PIECE = 45.0  # seconds decoded at once at most before the first window is out
@@ -129,7 +129,7 @@ class Advance:
 class _Slot:
     recognizer: "Recognizer | FakeRecognizer"
     path: str | None = None
-    decoder: "FileDecoder | None" = None
+    decoder: "FileDecoder | FakeFile | None" = None
     declared: float | None = None
 
 
@@ -178,7 +178,6 @@ def transcribe(rows: tuple[Row, ...], options: SpeechOptions) -> BatchResult:
 def advance(path: str, options: SpeechOptions, seconds: float, restart: bool) -> Advance | Problem:
     """The next ``seconds`` of a file in sequential mode; opens it (again) if asked."""
     from engine.media.decode import Audio
-    from engine.speech.whisper import FileDecoder
 
     assert _slot is not None
     began = time.monotonic()
@@ -190,7 +189,7 @@ def advance(path: str, options: SpeechOptions, seconds: float, restart: bool) ->
         except MediaError as error:
             return error.problem
         _slot.path = path
-        _slot.decoder = FileDecoder(cast("Recognizer", _slot.recognizer), audio, options)
+        _slot.decoder = _slot.recognizer.open_file(audio, options)
     decoder = _slot.decoder
     segments, ended = decoder.advance(seconds)
     if ended:

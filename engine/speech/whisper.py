@@ -42,6 +42,10 @@ class Recognizer:
         self.compute_type: str = self.model.model.compute_type
         self._tokenizers: dict[tuple[str, str], Tokenizer] = {}
 
+    def open_file(self, audio: np.ndarray, options: SpeechOptions) -> "FileDecoder":
+        """Sequential mode: a whole file, float32 mono 16 kHz."""
+        return FileDecoder(self, audio, options)
+
     def encode(self, rows: Sequence[np.ndarray]) -> ctranslate2.StorageView:
         """Encoder states of the rows: [n, 1500, d_model] on the model's device."""
         features = np.ascontiguousarray(np.stack(rows))

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.records import Piece, SpeechOptions, WindowResult
+from engine.records import SAMPLE_RATE, Piece, Segment, SpeechOptions, WindowResult
 
 FILE = "fake.json"
 MELS = 80
@@ -80,9 +80,45 @@ class FakeRecognizer:
             for position, length in zip(positions, seconds, strict=True)
         ]
 
+    def open_file(self, audio: Any, options: SpeechOptions) -> "FakeFile":
+        """Sequential mode: a whole file of 16 kHz samples."""
+        return FakeFile(self._model, len(audio) / SAMPLE_RATE)
+
     def _said(self, length: float) -> tuple[Piece, ...]:
         step = length / self._model.sentences
         return tuple(
             Piece(round(n * step, 2), round((n + 0.8) * step, 2), f" {self._model.text}", (), 1.0)
             for n in range(self._model.sentences)
         )
+
+
+class FakeFile:
+    """Stands where `speech.whisper.FileDecoder` does: the set text once for every 30 s."""
+
+    probability = None
+
+    def __init__(self, model: FakeModel, duration: float) -> None:
+        self.language = model.language
+        self.duration = self.speech = duration
+        self._model = model
+        self._next = 0
+
+    def advance(self, seconds: float) -> tuple[tuple[Segment, ...], bool]:
+        """The next ``seconds`` of the file, and whether it has ended."""
+        time.sleep(self._model.seconds)
+        start = self._next * seconds
+        end = min(start + seconds, self.duration)
+        segment = Segment(
+            self._next,
+            int(100 * start),
+            start,
+            end,
+            f" {self._model.text}",
+            (),
+            0.0,
+            -0.1,
+            1.0,
+            0.0,
+        )
+        self._next += 1
+        return (segment,), end >= self.duration
