@@ -5,6 +5,7 @@ benchmarks/calls.py; here the server counts how many were under way at once.
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -21,7 +22,6 @@ from shell import Reelmine, analysis, attempts, last_run, reelmine_in, result
 from speech import FILES
 
 import engine
-from engine import events
 from engine.testing.answers import parse_prompt
 from engine.testing.server import Behaviour, Request, Server
 
@@ -340,40 +340,44 @@ def test_no_thread_process_or_descriptor_is_left(
 def test_no_event_loop_is_needed_or_running_in_any_worker(
     tmp_path: Path, samples: Path, fake: Path
 ) -> None:
-    """Every worker process and every thread of ours is looked at while it works."""
+    """Every worker process and every thread is looked at, again and again, while it works."""
     loops: list[str] = []
     seen: set[str] = set()
+    ended = threading.Event()
 
-    def look(event: Any) -> None:
-        if not isinstance(event, events.CallStarted | events.SlotChanged | events.Sampled):
-            return
-        for child in psutil.Process().children(recursive=True):
-            seen.add("process")
-            loops.extend(f"process {child.pid}" for _ in polled(child.pid))
-        for name, frame in frames_of_threads():
-            seen.add(name.partition("_")[0])
-            loops.extend(
-                f"thread {name}"
-                for inner, _ in traceback.walk_stack(frame)
-                if str(inner.f_globals.get("__name__")).startswith("asyncio")
-            )
+    def watch() -> None:
+        while not ended.wait(0.05):
+            for child in psutil.Process().children(recursive=True):
+                seen.add("process")
+                loops.extend(f"process {child.pid}" for _ in polled(child.pid))
+            for name, frame in frames_of_threads():
+                modules = {
+                    str(inner.f_globals.get("__name__")) for inner, _ in traceback.walk_stack(frame)
+                }
+                seen.update(module for module in modules if module.startswith("engine."))
+                loops.extend(f"thread {name}" for m in modules if m.startswith("asyncio"))
 
-    def run() -> engine.RunReport:
-        with Server(latency=1.5) as server:
+    outcome: list[engine.RunReport] = []
+
+    def run() -> None:
+        with Server(latency=1.0) as server:
             config = engine.Config(
                 output=tmp_path / "out",
                 model=str(fake),
                 llm_base_url=server.url,
                 llm_model="phrasebook",
             )
-            return engine.run(six(samples), config, look)
+            outcome.append(engine.run(six(samples), config))
 
-    outcome: list[engine.RunReport] = []
-    thread = threading.Thread(target=lambda: outcome.append(run()), name="plain")
-    thread.start()
-    thread.join()
+    watcher = threading.Thread(target=watch, name="watcher")
+    watcher.start()
+    plain = threading.Thread(target=run, name="plain")
+    plain.start()
+    plain.join()
+    ended.set()
+    watcher.join()
     assert outcome[0].exit_code == 0
-    assert {"process", "llm", "plain"} <= seen
+    assert {"process", "engine.loop", "engine.llm.client"} <= seen
     assert loops == []
 
 
@@ -390,15 +394,12 @@ def frames_of_threads() -> list[tuple[str, Any]]:
 
 def polled(pid: int) -> list[str]:
     """Descriptors of a process that only an event loop has: a running asyncio loop holds one."""
-    folder = Path("/proc") / str(pid) / "fd"
-    if not folder.exists():
-        return []
+    folder = f"/proc/{pid}/fd"
     links = []
-    for path in folder.iterdir():
-        try:
-            links.append(os.readlink(path))
-        except OSError:  # closed meanwhile
-            continue
+    with contextlib.suppress(OSError):  # no such folder: another system, or the process has ended
+        for name in os.listdir(folder):
+            with contextlib.suppress(OSError):  # closed meanwhile
+                links.append(os.readlink(f"{folder}/{name}"))
     return [link for link in links if "eventpoll" in link]
 
 
