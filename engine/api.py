@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 from engine import events
 from engine.batches import MARKER, SpeechSetup
 from engine.config import Config, checked
-from engine.errors import ReelmineError, UnguardedError
+from engine.errors import EXIT_INCOMPLETE, DiskError, ReelmineError, UnguardedError
 from engine.loop import Loop, Setup, Signalled
 from engine.pools import worker
 from engine.pools.crew import RUN, environment
@@ -166,11 +166,29 @@ def _run(paths: Paths, config: Config, tell: OnEvent, stop: _Stop) -> RunReport:
             with caught(lambda number: loop.queue.put(Signalled(number))):
                 loop.run()
             loop.unfinished()
-            ready.shelf.write_table(ready.found.videos)
-        report = report_of(ready, loop, results, time.monotonic() - began)
+        trouble = _write_table(ready)
+        report = report_of(ready, loop, results, time.monotonic() - began, trouble)
+        report = _write_report(config.output, report)
         ready.ledger.end_run(report.exit_code)
-        write_atomic(config.output / ".reelmine" / "last-run.json", report_json(report))
     tell(events.RunFinished(report))
+    return report
+
+
+def _write_table(ready: Prepared) -> tuple[Problem, ...]:
+    try:
+        ready.shelf.write_table(ready.found.videos, changed=bool(ready.jobs))
+    except DiskError as error:
+        return (error.problem,)
+    return ()
+
+
+def _write_report(output: Path, report: RunReport) -> RunReport:
+    """``last-run.json``; the report that is returned says so if it could not be written."""
+    try:
+        write_atomic(output / ".reelmine" / "last-run.json", report_json(report))
+    except DiskError as error:
+        code = report.exit_code or EXIT_INCOMPLETE
+        return replace(report, exit_code=code, problems=(*report.problems, error.problem))
     return report
 
 

@@ -17,12 +17,16 @@ BAD = (State.FAILED, State.TIMED_OUT, State.INTERRUPTED)
 
 
 def report_of(
-    prepared: Prepared, loop: Loop | None, results: Sequence[VideoResult], seconds: float
+    prepared: Prepared,
+    loop: Loop | None,
+    results: Sequence[VideoResult],
+    seconds: float,
+    trouble: Sequence[Problem] = (),
 ) -> RunReport:
-    """The report; ``loop`` is None if nothing was left to do."""
+    """The report; ``loop`` is None if nothing was left to do; ``trouble`` came after it."""
     order = {video.name: number for number, video in enumerate(prepared.found.videos)}
     results = sorted(results, key=lambda result: order[result.video.name])
-    problems = (*prepared.found.problems, *(_problems(loop) if loop else ()))
+    problems = (*prepared.found.problems, *(_problems(loop) if loop else ()), *trouble)
     return RunReport(
         exit_code(loop, problems, results),
         tuple(results),

@@ -1,5 +1,6 @@
 """Whole runs with a transcriber of set durations: stops, limits, locks, unguarded scripts."""
 
+import errno
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ from engine import events
 from engine.config import Config
 from engine.errors import LockedError, UsageError
 from engine.records import State
+from engine.store import files
 from engine.store.ledger import Ledger
 from engine.testing.transcriber import make_model
 
@@ -285,3 +287,29 @@ def test_event_callback_that_raises_ends_the_run_cleanly(videos, quick, tmp_path
         engine.run([videos], Config(output=tmp_path / "out", model=quick), bad)
     assert children() == []
     assert engine.run([videos], Config(output=tmp_path / "out", model=quick)).exit_code == 0
+
+
+def test_full_disk_fails_its_video_stops_the_run_and_loses_nothing(
+    videos, quick, tmp_path, monkeypatch
+):
+    write = files._write
+    writes = iter(range(10**6))
+
+    def full(descriptor: int, data: memoryview) -> int:
+        if 8 < next(writes) < 12:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(descriptor, data)
+
+    monkeypatch.setattr(files, "_write", full)
+    config = Config(output=tmp_path / "out", model=quick)
+    report = engine.run([videos], config)
+    assert report.exit_code == 1
+    assert {p.code for p in report.problems} == {"E_DISK"}
+    failed = [r for r in report.videos if r.state is State.FAILED]
+    assert failed
+    assert all(r.problem is not None and "No space left" in r.problem.message for r in failed)
+    assert not list((tmp_path / "out").rglob("*.tmp*"))
+    monkeypatch.undo()
+    again = engine.run([videos], config)
+    assert again.exit_code == 0
+    assert set(states(again)) == {State.DONE}

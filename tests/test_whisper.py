@@ -1,5 +1,7 @@
 """The recogniser with real weights: the batched pipeline's text, whatever the neighbours."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from faster_whisper import BatchedInferencePipeline, WhisperModel
@@ -101,14 +103,14 @@ def tails():
 
 
 def test_results_do_not_depend_on_batch_neighbours(recognizer, audio):
-    alone = transcribed(recognizer, audio, OPTIONS, batch=1)
-    together = transcribed(recognizer, audio, OPTIONS, batch=6)
+    short = audio[: 100 * SAMPLE_RATE]
+    alone = transcribed(recognizer, short, OPTIONS, batch=1)
+    together = transcribed(recognizer, short, OPTIONS, batch=6)
     assert alone == together
 
 
 def test_word_times_are_the_pipelines(recognizer, audio, tiny_en):
-    from dataclasses import replace
-
+    audio = audio[: 100 * SAMPLE_RATE]
     ours = transcribed(recognizer, audio, replace(OPTIONS, word_timestamps=True), batch=1)
     model = WhisperModel(str(tiny_en), device="cpu", compute_type="int8", cpu_threads=2)
     segments, _ = BatchedInferencePipeline(model).transcribe(
@@ -182,3 +184,53 @@ def test_window_without_text_has_no_pieces(tokenizer):
     begin = tokenizer.timestamp_begin
     assert split([], 4.0, tokenizer) == []
     assert split([begin, begin + 50], 4.0, tokenizer) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_text_of_half_an_hour_is_the_pipelines(recognizer, samples, tiny_en, tails):
+    test_text_is_the_batched_pipelines_but_for_the_tails_it_drops(
+        recognizer, joined(samples, seconds=1800, seed=9), tiny_en, tails
+    )
+
+
+@pytest.fixture(scope="module")
+def multilingual(base):
+    return Recognizer(base, "cpu", "int8", 2)
+
+
+def test_language_is_detected_from_the_windows_own_states(multilingual, samples):
+    _, [row, *_] = rows_of(decoded(samples / "moving_house.wav"))
+    states = multilingual.encode([row])
+    [result] = multilingual.decode(states, [0], [25.0], [None], replace(OPTIONS, language=None))
+    assert result.language == "en"
+    assert result.language_probability is not None
+    assert result.language_probability > 0.9
+
+
+def test_rows_of_one_call_may_differ_in_language(multilingual, samples):
+    _, [row, *_] = rows_of(decoded(samples / "moving_house.wav"))
+    options = replace(OPTIONS, language=None)
+    together = multilingual.decode(
+        multilingual.encode([row, row]), [0, 1], [25.0, 25.0], ["en", "de"], options
+    )
+    alone = multilingual.decode(multilingual.encode([row]), [1], [25.0], ["de"], options)
+    assert together[0].language == "en"
+    assert together[1] == alone[0]
+    assert together[0].pieces != together[1].pieces
+
+
+def test_translation_is_another_task_of_the_same_model(multilingual, samples):
+    _, [row, *_] = rows_of(decoded(samples / "moving_house.wav"))
+    options = replace(OPTIONS, task="translate")
+    [result] = multilingual.decode(multilingual.encode([row]), [0], [25.0], ["en"], options)
+    assert result.pieces
+
+
+def test_prompt_and_hotwords_reach_the_model(recognizer, samples):
+    _, [row, *_] = rows_of(decoded(samples / "moving_house.wav"))
+    states = recognizer.encode([row])
+    plain = recognizer.decode(states, [0], [25.0], ["en"], OPTIONS)
+    prompted = replace(OPTIONS, initial_prompt="all in lower case without any stops", hotwords="ok")
+    changed = recognizer.decode(states, [0], [25.0], ["en"], prompted)
+    assert plain != changed

@@ -6,12 +6,11 @@ Order for each video: the JSON with its transcript, replies (in the ledger), the
 analyses, the done mark. Each step can be repeated with the same outcome.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from engine.errors import DiskError
 from engine.job import Job
 from engine.output.results import (
     StoredResult,
@@ -132,14 +131,21 @@ class Shelf:
             ),
         )
 
-    def write_table(self, videos: Iterable[Video]) -> None:
-        """``analysis.csv`` of these videos, from their JSON files."""
+    def write_table(self, videos: Sequence[Video], *, changed: bool) -> None:
+        """``analysis.csv`` of these videos, from their JSON files.
+
+        ``changed``: one of these is new; else it is written only if it is missing or lists others.
+        """
+        path, listed = self._output / "analysis.csv", digest([video.name for video in videos])
+        if not changed and path.exists() and self._ledger.get("table") == listed:
+            return
         results = []
         for video in videos:
             stored = self._read(self._path(video.name, "json"))
             if stored is not None:
                 results.append(VideoResult(video, stored.state, None, None, stored.analyses))
-        write_atomic(self._output / "analysis.csv", analysis_csv(results))
+        write_atomic(path, analysis_csv(results))
+        self._ledger.set("table", listed)
 
     def _path(self, name: str, suffix: str) -> Path:
         return self._output / f"{name}.{suffix}"
@@ -184,6 +190,3 @@ def _has(path: Path, size: int | None) -> bool:
         return size is None or path.stat().st_size == size
     except OSError:
         return False
-
-
-__all__ = ["FINISHED", "DiskError", "Shelf", "Standing", "speech_key"]

@@ -333,6 +333,28 @@ def test_recipes_are_answered_together_and_kept_apart(
         assert {row["recipe"] for row in csv.DictReader(table)} == {"summary", "chapters", "jokes"}
 
 
+def test_reply_that_was_paid_for_is_not_asked_for_again(
+    reelmine: Reelmine, tmp_path: Path, samples: Path, fake: Path
+) -> None:
+    words = ("run", samples / "moving_house.wav", "-o", "out", "--model", fake)
+    asked = []
+    with Server() as server:
+        endpoint = ("--llm-model", "phrasebook", "--llm-base-url", server.url)
+        for recipes in ("summary", "expressions", "summary", "summary,expressions"):
+            done = reelmine(*words, *endpoint, "--recipe", recipes)
+            assert done.returncode == 0, done.stdout + done.stderr
+            asked.append(len(server.requests))
+    assert asked == [1, 2, 2, 2]
+    analyses = result(tmp_path / "out", "moving_house")["reelmine"]["analyses"]
+    assert [ours["recipe"] for ours in analyses] == ["summary", "expressions"]
+    with Server() as server:  # another model is another answer, and the address is none
+        moved = ("--llm-base-url", server.url, "--recipe", "summary")
+        assert reelmine(*words, "--llm-model", "phrasebook", *moved).returncode == 0
+        assert server.requests == []
+        assert reelmine(*words, "--llm-model", "another", *moved).returncode == 0
+        assert len(server.requests) == 1
+
+
 @pytest.mark.parametrize("recipe", ["summary", "chapters", "jokes.toml"])
 def test_recipe_that_nobody_here_can_answer_is_refused(
     reelmine: Reelmine, tmp_path: Path, samples: Path, fake: Path, recipe: str

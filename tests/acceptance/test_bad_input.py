@@ -113,7 +113,7 @@ def test_bad_files_do_not_hold_up_the_good_one(mess: Path) -> None:
     assert (mess / "stderr").read_text() == ""
 
 
-@pytest.mark.parametrize("name", BAD)
+@pytest.mark.parametrize("name", ["missing.mp4", "empty", "cut.mp4"])
 def test_bad_file_alone_is_exit_1_too(mess: Path, tmp_path: Path, fake: Path, name: str) -> None:
     done = reelmine_in(mess)("run", name, "-o", tmp_path, "--model", fake)
     assert done.returncode == 1
@@ -193,6 +193,30 @@ def test_output_folder_without_permission_is_exit_2(
     assert "out" in done.stderr and "Permission denied" in done.stderr
 
 
+def test_next_to_no_sound_is_still_a_video(
+    reelmine: Reelmine, tmp_path: Path, tiny_en: Path
+) -> None:
+    for name, size in (("none", 0), ("sample", 2), ("blink", 1600)):
+        with wave.open(str(tmp_path / f"{name}.wav"), "wb") as file:
+            file.setparams((1, 2, 16_000, 0, "NONE", ""))
+            file.writeframes(bytes(size))
+    done = reelmine("run", tmp_path, "-o", "out", "--model", "tiny.en", "--device", "cpu")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name in ("none", "sample", "blink"):
+        assert result(tmp_path / "out", name)["segments"] == []
+
+
+def test_audio_track_that_one_video_lacks_costs_only_that_video(
+    reelmine: Reelmine, tmp_path: Path, samples: Path, fake: Path
+) -> None:
+    videos = (samples / "wedding_day.mkv", samples / "office_gossip.mov")
+    done = reelmine("run", *videos, "-o", "out", "--model", fake, "--audio-track", "1")
+    assert done.returncode == 1
+    assert "office_gossip.mov has 1 audio track and none with the number 1" in done.stdout
+    assert "choose one with --audio-track" in done.stdout
+    assert result(tmp_path / "out", "wedding_day")["segments"]
+
+
 # The endpoint
 
 
@@ -264,7 +288,7 @@ def test_many_videos_do_not_each_wait_for_a_dead_endpoint(
         shutil.copy(samples / "moving_house.wav", tmp_path / f"{number}.wav")
     url = f"http://127.0.0.1:{closed_port()}/v1"
     words = ("run", tmp_path, "-o", "out", "--model", fake, "--llm-threads", "1")
-    done = reelmine(*words, *asking(url))
+    done = reelmine(*words, *asking(url), "--call-timeout", "1")
     assert done.returncode == 1
     assert len(attempts(tmp_path / "out", "call")) == 3  # then it counts as gone
     assert last_run(tmp_path / "out")["states"] == {"failed": 12}
@@ -334,6 +358,7 @@ def assert_silence_is_done(reelmine: Reelmine, folder: Path, fake: Path, seconds
     assert done.returncode == 0, done.stdout + done.stderr
     written = result(folder / "out", "silence")
     assert (written["text"], written["segments"]) == ("", [])
+    assert written["language"] == "en"  # the model knows no other
     assert written["reelmine"]["state"] == "done"
     assert written["reelmine"]["duration"] == seconds
     assert analysis(folder / "out", "silence", "expressions")["state"] == "done"
