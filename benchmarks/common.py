@@ -28,10 +28,10 @@ ROOT = Path(__file__).resolve().parent.parent
 SPEECH = ROOT.parent / "shared" / "speech"  # beside the checkout; not part of it
 sys.path.insert(0, str(ROOT))  # the benchmarks measure the checkout they lie in
 
-from engine import __version__  # noqa: E402 -- found by the line above
-from engine.media.decode import Audio  # noqa: E402
-from engine.pools.hardware import snapshot  # noqa: E402
-from engine.records import SAMPLE_RATE  # noqa: E402
+from engine import __version__
+from engine.media.decode import Audio
+from engine.pools.hardware import snapshot
+from engine.records import SAMPLE_RATE
 
 PAUSES = (0.2, 0.4, 0.8, 1.5)  # seconds between two clips of a joined file
 SHORTEST, LONGEST = 5.0, 300.0  # seconds; of joined files, but for the one long one
@@ -181,11 +181,13 @@ class Timing:
 
     wall: float  # seconds
     cpu: float  # seconds
+    others: float | None  # share of the machine that others took meanwhile; None: not known
 
 
 def timed(command: Sequence[str | Path], env: Mapping[str, str] | None = None) -> Timing:
     """Run a command to its end; SystemExit with its last words if it fails."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    busy_before = _busy()
     began = time.monotonic()
     done = subprocess.run(
         [str(word) for word in command],
@@ -195,12 +197,27 @@ def timed(command: Sequence[str | Path], env: Mapping[str, str] | None = None) -
         check=False,
     )
     wall = time.monotonic() - began
+    busy_after = _busy()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode != 0:
         words = " ".join(str(word) for word in command[1:4])
         raise SystemExit(f"python {words} ended with {done.returncode}:\n{done.stderr[-2000:]}")
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return Timing(wall, cpu)
+    if busy_before is None or busy_after is None:
+        return Timing(wall, cpu, None)
+    busy = busy_after - busy_before - cpu
+    return Timing(wall, cpu, max(0.0, busy / (wall * (os.cpu_count() or 1))))
+
+
+def _busy() -> float | None:
+    """Seconds that all processors together have worked, or were taken away by a host (proc(5))."""
+    try:
+        fields = Path("/proc/stat").read_text("ascii").splitlines()[0].split()[1:]
+        user, nice, system, _, _, irq, softirq, steal = map(int, fields[:8])
+    except (OSError, ValueError):
+        return None
+    ticks: int = os.sysconf("SC_CLK_TCK")
+    return (user + nice + system + irq + softirq + steal) / ticks
 
 
 def turns(contestants: Sequence[_Name], rounds: int) -> Iterator[_Name]:

@@ -6,7 +6,8 @@ wall and CPU seconds from start to exit, medians over rounds in the order A B, B
 word error rate of each. All with int8, beam 5, the language given and without_timestamps=False; the
 peer's own defaults are rows of their own. Ends with exit code 1 if a gate fails: ours at least
 twice as fast as BatchedInferencePipeline in one process with 2 threads, not slower than two
-processes of it with one thread each, and its text no worse.
+processes of it with one thread each (batch 1 or 8, whichever is faster), and its text no worse. A
+run during which others take more than 5 % of the machine is repeated, twice at most.
 
     python benchmarks/folder.py --minutes 10
     python benchmarks/folder.py --clips --models tiny.en
@@ -48,7 +49,10 @@ from engine.speech.models import ResolvedModel, get
 PEERS = Path(__file__).with_name("peers.py")
 SHORT, LONG = 3.0, 10.0  # seconds of the clips taken with --clips
 SLACK = 0.1  # points of word error rate that ours may be above the peer
-TARGET_ONE, TARGET_TWO = 2.0, 1.0  # times as fast as the peer in one process, in two
+# contestants of one kind (the fastest counts), and how many times as fast ours has to be
+TARGETS = ((("one",), 2.0), (("two", "two-8"), 1.0))
+QUIET = 0.05  # share of the machine that others may take during a run that counts
+ATTEMPTS = 3
 SAME = {"beam_size": 5, "without_timestamps": False}
 INT8 = {"compute_type": "int8"}
 
@@ -192,10 +196,22 @@ def _race(
     if gated:  # the libraries and the model come from the disk once, and that is not counted
         _run(WAYS["ours"], model, [min(recordings, key=lambda r: r.seconds)], place)
     for key in [*turns(gated, given.rounds), *turns(others, given.other_rounds)]:
-        run = _run(WAYS[key], model, recordings, place)
-        say(f"{model.name} {key}: {run.timing.wall:.1f} s wall, {run.timing.cpu:.1f} s CPU")
-        runs.setdefault(key, []).append(run)
+        runs.setdefault(key, []).append(_quiet_run(key, model, recordings, place))
     return runs
+
+
+def _quiet_run(key: str, model: ResolvedModel, recordings: Sequence[Recording], place: Path) -> Run:
+    """A run that others have not disturbed; after some attempts any, which the table then shows."""
+    for _ in range(ATTEMPTS):
+        run = _run(WAYS[key], model, recordings, place)
+        timing, others = run.timing, run.timing.others or 0.0
+        say(
+            f"{model.name} {key}: {timing.wall:.1f} s wall, {timing.cpu:.1f} s CPU,"
+            f" {others:.0%} of the machine taken by others"
+        )
+        if others <= QUIET:
+            break
+    return run
 
 
 def _run(way: Way, model: ResolvedModel, recordings: Sequence[Recording], place: Path) -> Run:
@@ -238,6 +254,7 @@ def _figures(
         key: {
             "wall": round(median(run.timing.wall for run in done), 2),
             "cpu": round(median(run.timing.cpu for run in done), 2),
+            "others": round(max(run.timing.others or 0.0 for run in done), 3),
             "walls": [round(run.timing.wall, 2) for run in done],
             "error_rate": None if counter is None else _rate(counter, recordings, done[-1].texts),
             "same_text": all(run.texts == done[0].texts for run in done),
@@ -267,32 +284,33 @@ def _print(model: str, figures: Mapping[str, Mapping[str, Any]], seconds: float)
                 f"{seconds / figure['wall']:.1f}",
                 f"{figure['wall'] / ours['wall']:.2f}" if ours else "-",
                 "-" if rate is None else f"{rate:.2f} %",
+                f"{figure['others']:.0%}",
             ]
         )
     head = ["", "rounds", "wall s", "CPU s", "times real time", "wall / ours", "word errors"]
-    print_table(head, rows)
+    print_table([*head, "taken by others"], rows)
 
 
 def _gates(model: str, figures: Mapping[str, Mapping[str, Any]]) -> list[Gate]:
     """What can be said with the contestants that ran."""
-    gates = []
     ours = figures.get("ours")
-    for key, target in (("one", TARGET_ONE), ("two", TARGET_TWO)):
-        if ours is None or key not in figures:
+    if ours is None:
+        return []
+    runs = f"{len(ours['walls'])} runs"
+    gates = [Gate(f"{model}, ours writes the same text in every run", ours["same_text"], runs)]
+    for keys, target in TARGETS:
+        present = [key for key in keys if key in figures]
+        if not present:
             continue
-        ratio = figures[key]["wall"] / ours["wall"]
+        peer = min(present, key=lambda key: float(figures[key]["wall"]))
+        ratio = figures[peer]["wall"] / ours["wall"]
         wanted = "not slower than" if target == 1 else f"at least {target:g} times as fast as"
-        name = f"{model}, ours {wanted} {WAYS[key].name}"
-        gates.append(Gate(name, ratio >= target, f"{ratio:.2f} times"))
-        mine, other = ours["error_rate"], figures[key]["error_rate"]
+        name = f"{model}, ours {wanted} {WAYS[peer].name}"
+        gates.append(Gate(name, ratio >= target, f"{ratio:.2f} times as fast"))
+        mine, other = ours["error_rate"], figures[peer]["error_rate"]
         if mine is not None:
-            name = f"{model}, word error rate at most {SLACK} point above {WAYS[key].name}"
+            name = f"{model}, word error rate at most {SLACK} point above {WAYS[peer].name}"
             gates.append(Gate(name, mine <= other + SLACK, f"{mine:.2f} % and {other:.2f} %"))
-    if ours is not None:
-        detail = f"{len(ours['walls'])} runs"
-        gates.append(
-            Gate(f"{model}, ours writes the same text in every run", ours["same_text"], detail)
-        )
     return gates
 
 

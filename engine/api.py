@@ -19,6 +19,7 @@ from engine.batches import MARKER, SpeechSetup
 from engine.config import Config, checked
 from engine.errors import EXIT_INCOMPLETE, DiskError, ReelmineError, UnguardedError
 from engine.loop import Loop, Setup, Signalled
+from engine.output.results import read_result_json
 from engine.pools import worker
 from engine.pools.crew import RUN, environment
 from engine.pools.hardware import snapshot
@@ -50,17 +51,17 @@ def run(paths: Paths, config: Config | None = None, on_event: OnEvent | None = N
 def stream(
     paths: Paths, config: Config | None = None, on_event: OnEvent | None = None
 ) -> Iterator[VideoResult]:
-    """The same in a thread of its own: yields each video's result, with its transcript.
+    """The same in a thread of its own: yields each video's result, with transcript and analyses.
 
-    A slow consumer does not hold up the run; closing the generator stops it. ``on_event`` is called
-    in the run's thread.
+    Videos that were done before come first, read from their files. A slow consumer does not hold up
+    the run; closing the generator stops it. ``on_event`` is called in the run's thread.
     """
     results: SimpleQueue[VideoResult | BaseException | None] = SimpleQueue()
     stop = _Stop()
 
     def tell(event: events.Event) -> None:
         if isinstance(event, events.VideoFinished):
-            results.put(event.result)
+            results.put(event.result)  # one that was done before is read when it is asked for
         if on_event is not None:
             on_event(event)
 
@@ -78,10 +79,16 @@ def stream(
         while (result := results.get()) is not None:
             if isinstance(result, BaseException):
                 raise result
-            yield result
+            yield _read_back(result) if result.resumed else result
     finally:
         stop.now()
         thread.join()
+
+
+def _read_back(result: VideoResult) -> VideoResult:
+    """A result that was there before the run, whole."""
+    stored = read_result_json(Path(result.files[0]).read_bytes())
+    return replace(result, transcript=stored.transcript, analyses=stored.analyses)
 
 
 @dataclass(frozen=True, slots=True)

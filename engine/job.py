@@ -253,8 +253,9 @@ class Job:
         if self.state is State.FAILED:
             return State.FAILED, self.problem
         if not self.complete:
+            what = "video" if self.transcript is None else "video's analysis"
             return State.INTERRUPTED, self.problem or Problem(
-                "E_INTERRUPTED", "The run ended before this video; the same command goes on."
+                "E_INTERRUPTED", f"The run ended before this {what}; the same command goes on."
             )
         for analysis in analyses:
             if analysis.state in (State.FAILED, State.TIMED_OUT):

@@ -410,12 +410,16 @@ class Schedule:
 
     def _wanted(self, place: Place) -> bool:
         """Whether there is anything left that a process in this place could do."""
-        reading = bool(self._to_probe or self._todo) or any(
+        if place.is_slot:
+            return self._reading or bool(self._again) or any(self._ready.values())
+        return bool(self._to_probe or self._todo)
+
+    @property
+    def _reading(self) -> bool:
+        """Whether further windows may come."""
+        return bool(self._to_probe or self._todo) or any(
             p.video is not None or p.probing for p in self.places.values()
         )
-        if place.is_slot:
-            return reading or bool(self._again) or any(self._ready.values())
-        return bool(self._to_probe or self._todo)
 
     def _give_preparation(self, place: Place, now: float) -> list[Action]:
         if self._to_probe:
@@ -468,19 +472,31 @@ class Schedule:
         if self._again:
             units = self._again.popleft()
         else:
-            available = self._available()
-            full = available >= place.batch_size
-            if not available or (place.batches and not full):
-                return []  # only an idle slot takes less than a full batch
-            units = self._pick(place.batch_size)
-            if full:
-                self.fill_used += len(units)
-                self.fill_offered += place.batch_size
+            count = self._batch_for(place)
+            if not count:
+                return []
+            units = self._pick(count)
         self._batches += 1
         place.batches.append(Batch(self._batches, units))
         if len(place.batches) == 1:
             self._wind(place, now)
         return [Decode(place.name, self._batches, units)]
+
+    def _batch_for(self, place: Place) -> int:
+        """How many windows a slot gets now.
+
+        Only an idle slot takes less than a full batch. When no more will come, what is left is
+        dealt out evenly, so that no slot is idle while another has a queue.
+        """
+        available = self._available()
+        slots = [p for p in self.places.values() if p.is_slot and p.phase is Phase.OPEN]
+        if not self._reading and available < place.batch_size * len(slots):
+            return 0 if place.batches else -(-available // len(slots))
+        if available >= place.batch_size:
+            self.fill_used += place.batch_size
+            self.fill_offered += place.batch_size
+            return place.batch_size
+        return 0 if place.batches else available
 
     def _available(self) -> int:
         return sum(self._usable(video) for video in self._ready)

@@ -18,9 +18,10 @@ from engine.errors import UsageError
 from engine.job import Job, Questions
 from engine.llm.endpoint import Endpoint, find_endpoint, open_client
 from engine.media.find import Found, find_videos
+from engine.media.names import shown
 from engine.pools.hardware import Hardware, snapshot
 from engine.pools.sizing import Sizing, size
-from engine.records import SpeechOptions, Video, VideoResult
+from engine.records import Problem, SpeechOptions, Video, VideoResult
 from engine.speech.models import ResolvedModel, find_models_folder, resolve
 from engine.speech.sources import Progress
 from engine.store.files import RunLock, check_writable, sweep_temporaries
@@ -96,6 +97,7 @@ def prepare(
     )
     answers = endpoint.model if endpoint else PhrasebookAnalyst.name
     language = config.language if model.multilingual else "en"
+    found = _without_strangers(found, shelf)
     jobs, done = _jobs(found.videos, shelf, recipes, answers, language)
     sizing = size(hardware, config, model_bytes(model))
     return Prepared(
@@ -201,6 +203,22 @@ def _phrasebook_digest() -> str:
         return fingerprint(str(book), book.stat().st_size)
     except OSError as error:
         raise UsageError(f"The phrasebook {book} cannot be read: install reelmine anew.") from error
+
+
+def _without_strangers(found: Found, shelf: Shelf) -> Found:
+    """Without videos whose results would overwrite another one's, of an earlier run."""
+    kept, problems = [], list(found.problems)
+    for video in found.videos:
+        owner = shelf.belongs_to(video)
+        if owner is None:
+            kept.append(video)
+            continue
+        message = (
+            f"{shown(video.path)} is left out: {shown(video.name)} in the output folder belongs to "
+            f"{shown(owner)}; name another output folder, or an input folder that holds both."
+        )
+        problems.append(Problem("E_NAME_TAKEN", message))
+    return Found(tuple(kept), tuple(problems))
 
 
 def _jobs(

@@ -87,14 +87,14 @@ class Replay:
     def _decode(self, action: messages.Decode) -> None:
         place = action.place
         self.batches.append((self.now, place, action.units))
-        if self.kills(action):  # nothing that this process had under way will come back
-            self._coming = [entry for entry in self._coming if entry[2] != place]
-            self._later(self.now + 0.2, place, messages.Died(place, DIED))
-            return
         if any(e[2] == place and isinstance(e[3], messages.Died) for e in self._coming):
-            return  # handed to a process that is dying
+            return  # handed to a process that will be gone before it gets there
+        begins = max(self.now, self._free_at[place])
+        if self.kills(action):  # when it is this batch's turn
+            self._later(begins + 0.2, place, messages.Died(place, DIED))
+            return
         took = sum(map(self.seconds, action.units))
-        self._free_at[place] = max(self.now, self._free_at[place]) + took
+        self._free_at[place] = begins + took
         self._later(self._free_at[place], place, messages.Decoded(place, action.batch, took))
 
 

@@ -15,7 +15,7 @@ from engine.records import Piece, Problem, Reply, State, WindowResult, Word
 from engine.store import ledger as module
 from engine.store.ledger import FILE, Ledger, Row, read_status
 
-ROW = Row("/v/talk.mp4", State.FAILED, "s", None, Problem("E_SHORT", 'half "gone"\n'), 12)
+ROW = Row("/v/talk.mp4", "f", State.FAILED, "s", None, Problem("E_SHORT", 'half "gone"\n'), 12)
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ def test_looking_sees_what_a_running_run_has_committed(ledger, tmp_path):
 def test_status_counts_states_and_names_failures_while_a_run_writes(ledger, tmp_path):
     ledger.begin_run()
     ledger.save_video("talk", ROW)
-    ledger.save_video("fine", Row("/v/fine.mp4", State.DONE, "s", "a"))
+    ledger.save_video("fine", Row("/v/fine.mp4", "f", State.DONE, "s", "a"))
     ledger.commit()
     status = read_status(tmp_path)
     assert status["videos"] == {"done": 1, "failed": 1}

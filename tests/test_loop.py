@@ -313,3 +313,62 @@ def test_full_disk_fails_its_video_stops_the_run_and_loses_nothing(
     again = engine.run([videos], config)
     assert again.exit_code == 0
     assert set(states(again)) == {State.DONE}
+
+
+def test_equal_name_from_another_folder_never_overwrites_an_earlier_runs_results(
+    voice, quick, tmp_path
+):
+    for folder, cut in (("a", 0), ("b", 6400)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "talk.wav").write_bytes(voice.read_bytes()[: -cut or None])
+    config = Config(output=tmp_path / "out", model=quick)
+    engine.run([tmp_path / "a/talk.wav"], config)
+    before = (tmp_path / "out/talk.json").read_bytes()
+    report = engine.run([tmp_path / "b/talk.wav"], config)
+    assert report.exit_code == 1
+    [problem] = report.problems
+    assert problem.code == "E_NAME_TAKEN"
+    assert "a/talk.wav" in problem.message
+    assert (tmp_path / "out/talk.json").read_bytes() == before
+    # moved and changed: it is the same video's place
+    (tmp_path / "a/talk.wav").unlink()
+    assert engine.run([tmp_path / "b/talk.wav"], config).exit_code == 0
+    assert (tmp_path / "out/talk.json").read_bytes() != before
+
+
+def test_moved_folder_is_not_done_again(videos, quick, tmp_path):
+    config = Config(output=tmp_path / "out", model=quick)
+    engine.run([videos], config)
+    videos.rename(tmp_path / "elsewhere")
+    assert all(r.resumed for r in engine.run([tmp_path / "elsewhere"], config).videos)
+
+
+def test_stream_reads_back_what_was_done_before(videos, quick, tmp_path):
+    config = Config(output=tmp_path / "out", model=quick)
+    first = {r.video.name: r for r in engine.stream([videos], config)}
+    second = {r.video.name: r for r in engine.stream([videos], config)}
+    assert all(result.resumed for result in second.values())
+    for name, result in second.items():
+        assert result.transcript == first[name].transcript
+        assert result.analyses == first[name].analyses
+
+
+def test_sequential_file_whose_slot_is_killed_ends_with_the_same_bytes(samples, tmp_path):
+    model = str(make_model(tmp_path / "model", seconds=0.3))
+    video = samples / "bad_heist.mkv"
+
+    def run(output: Path, kill: bool) -> bytes:
+        steps = []
+
+        def tell(event: events.Event) -> None:
+            if isinstance(event, events.VideoProgress) and kill and not steps:
+                steps.append(event)
+                [slot] = [child for child in children() if child.nice() == 0]
+                slot.kill()
+
+        config = Config(output=output, model=model, mode="sequential", slots=1)
+        assert engine.run([video], config, tell).exit_code == 0
+        assert bool(steps) == kill
+        return (output / "bad_heist.json").read_bytes()
+
+    assert run(tmp_path / "killed", kill=True) == run(tmp_path / "quiet", kill=False)

@@ -49,6 +49,14 @@ def test_batches_are_full_while_a_full_one_can_be_had():
     assert sizes.count(16) > 0.9 * len(sizes)
 
 
+def test_what_is_left_at_the_end_is_dealt_out_evenly():
+    replay = Replay({0: 4}, {"cpu:0": 4, "cpu:1": 4}, prepare_seconds=0.0)
+    replay.run()
+    last = [len(units) for _, _, units in replay.batches[-2:]]
+    assert max(last) <= 2
+    assert {place for _, place, _ in replay.batches} == {"cpu:0", "cpu:1"}
+
+
 def test_longest_video_is_prepared_first():
     replay = Replay({0: 1, 1: 9, 2: 3}, {"cpu:0": 1})
     replay.run()

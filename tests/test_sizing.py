@@ -194,3 +194,13 @@ def test_llm_calls_start_low_and_have_a_cap(cores, descriptors, asked, start, ca
     assert (plan.llm_threads, plan.llm_cap) == (start, cap)
     assert f"at most {cap}" in plan.llm_why
     assert ("asked for" if asked else "to begin with") in plan.llm_why
+
+
+@pytest.mark.parametrize(
+    ("vendor", "batch"), [("GenuineIntel", 1), ("AuthenticAMD", 4), (None, 1), ("ARM", 1)]
+)
+def test_batch_on_a_cpu_follows_who_made_it(vendor: str | None, batch: int) -> None:
+    machine = replace(container(2.0), cpu_vendor=vendor)
+    assert {slot.batch_size for slot in size(machine, Config(), None).slots} == {batch}
+    asked = size(machine, Config(batch_size=2), None)
+    assert {slot.batch_size for slot in asked.slots} == {2}

@@ -48,6 +48,7 @@ class Hardware:
     gpus: tuple[Gpu, ...]  # in the order CUDA numbers them
     descriptors: int | None
     notes: tuple[str, ...] = ()
+    cpu_vendor: str | None = None  # as the CPU names itself: "GenuineIntel", "AuthenticAMD"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,7 @@ def snapshot(
         gpus=tuple(_visible(found, env, notes)),
         descriptors=_descriptors(),
         notes=tuple(notes),
+        cpu_vendor=_cpu_vendor(root),
     )
 
 
@@ -168,6 +170,15 @@ def _available(root: Path, notes: list[str]) -> int | None:
     if root == Path("/"):  # not Linux
         return _or_none(lambda: int(psutil.virtual_memory().available))
     return None
+
+
+def _cpu_vendor(root: Path) -> str | None:
+    try:
+        lines = (root / "proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return None
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id"))
+    return next(named, None)
 
 
 def _descriptors() -> int | None:

@@ -39,6 +39,12 @@ _LLM_PER_CORE = 32
 _LLM_START = 8
 
 
+# Windows of a model call on a CPU, by who made it. CTranslate2 multiplies with MKL on Intel's,
+# where several windows take longer for each, and with oneDNN on AMD's, where four take less than
+# one by one (benchmarks/batch.py). Elsewhere one, which is never far from the best.
+CPU_BATCH = {"AuthenticAMD": 4}
+
+
 @dataclass(frozen=True, slots=True)
 class SlotPlan:
     """One worker process on one device."""
@@ -137,7 +143,7 @@ def _compute_type(asked: str, device: str) -> str:
 def _cpu_slots(hardware: Hardware, config: Config, model_bytes: int | None) -> tuple[SlotPlan, ...]:
     cores = max(1, int(hardware.cores))
     count, why = _cpu_count(hardware, config.slots, cores, model_bytes)
-    batch = config.batch_size or 1
+    batch = config.batch_size or CPU_BATCH.get(hardware.cpu_vendor or "", 1)
     compute_type = _compute_type(config.compute_type, "cpu")
     wide, extra = divmod(cores, count)  # all cores are used, none twice
     return tuple(

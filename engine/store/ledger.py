@@ -30,6 +30,7 @@ class Row:
     """What the ledger knows of a video."""
 
     path: str
+    fingerprint: str
     state: State
     speech_key: str | None = None
     analysis_key: str | None = None
@@ -127,18 +128,20 @@ class Ledger:
     def videos(self) -> dict[str, Row]:
         """All rows, by output name."""
         rows = self._db.execute(
-            "SELECT name, path, state, speech_key, analysis_key, code, message, bytes FROM videos"
+            "SELECT name, path, fingerprint, state, speech_key, analysis_key, code, message, bytes"
+            " FROM videos"
         )
         return {
             json.loads(name): Row(
                 json.loads(path),
+                fingerprint,
                 State(state),
                 speech,
                 analysis,
                 Problem(code, json.loads(message)) if code else None,
                 size,
             )
-            for name, path, state, speech, analysis, code, message, size in rows
+            for name, path, fingerprint, state, speech, analysis, code, message, size in rows
         }
 
     def save_video(self, name: str, row: Row) -> None:
@@ -146,11 +149,12 @@ class Ledger:
         problem = row.problem
         self._db.execute(
             "REPLACE INTO videos"
-            " (name, path, state, speech_key, analysis_key, code, message, bytes)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            " (name, path, fingerprint, state, speech_key, analysis_key, code, message, bytes)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 json.dumps(name),
                 json.dumps(row.path),
+                row.fingerprint,
                 row.state.value,
                 row.speech_key,
                 row.analysis_key,

@@ -11,6 +11,7 @@ CREATE TABLE IF NOT EXISTS meta (
 CREATE TABLE IF NOT EXISTS videos (
     name         TEXT PRIMARY KEY,  -- where its outputs go, without suffix
     path         TEXT NOT NULL,
+    fingerprint  TEXT NOT NULL,     -- of its content
     speech_key   TEXT,              -- what its transcript on disk was made of; NULL: there is none
     analysis_key TEXT,              -- what its analyses on disk were made of
     state        TEXT NOT NULL,

@@ -6,6 +6,7 @@ Order for each video: the JSON with its transcript, replies (in the ledger), the
 analyses, the done mark. Each step can be repeated with the same outcome.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -69,6 +70,17 @@ class Shelf:
         """What decides its analyses, beside the transcript."""
         return digest(self._options["analyses"])
 
+    def belongs_to(self, video: Video) -> str | None:
+        """The path of another video whose results stand where this one's would go.
+
+        One with the same content, or which is gone, does not count: that was this one, moved.
+        """
+        row = self._rows.get(video.name)
+        if row is None or row.path == video.path or row.fingerprint == video.fingerprint:
+            return None
+        here = self._path(video.name, "json").exists() and os.path.exists(row.path)
+        return row.path if here else None
+
     def look(self, video: Video) -> Standing:
         """What of a video is there; a formats' file that is missing is rendered from the JSON."""
         row = self._rows.get(video.name) or self._rebuilt(video)
@@ -78,15 +90,21 @@ class Shelf:
         missing = [n for n in self._formats if not self._path(video.name, n).exists()]
         done = row.state in FINISHED and row.analysis_key == self.analysis_key
         if done and not missing:
-            result = VideoResult(video, row.state, row.problem, resumed=True)
-            return Standing(None, result)
+            return Standing(None, self._done(video, row))
         stored = self._read(path)
         if stored is None:
             return Standing(None, None)
         self._render(video.name, stored.transcript, missing)
         if done:
-            return Standing(None, VideoResult(video, row.state, row.problem, resumed=True))
+            return Standing(None, self._done(video, row))
         return Standing(stored.transcript, None)
+
+    def _done(self, video: Video, row: Row) -> VideoResult:
+        """A result that is on disk, without reading it."""
+        files = (self._path(video.name, name) for name in ("json", *self._formats))
+        return VideoResult(
+            video, row.state, row.problem, files=tuple(map(str, files)), resumed=True
+        )
 
     def write(self, job: Job, *, final: bool) -> tuple[str, ...]:
         """A video's files: the JSON always, the other formats with the transcript."""
@@ -109,7 +127,15 @@ class Shelf:
         if not final:
             self._ledger.save_video(
                 name,
-                Row(job.video.path, State.RUNNING, job.speech_key, None, None, len(data)),
+                Row(
+                    job.video.path,
+                    job.video.fingerprint,
+                    State.RUNNING,
+                    job.speech_key,
+                    None,
+                    None,
+                    len(data),
+                ),
             )
             self._ledger.drop_windows(job.speech_key)
         return (str(path), *map(str, others))
@@ -123,6 +149,7 @@ class Shelf:
             job.video.name,
             Row(
                 job.video.path,
+                job.video.fingerprint,
                 result.state,
                 job.speech_key if written or job.transcript is not None else None,
                 self.analysis_key if result.state in FINISHED else None,
@@ -164,6 +191,7 @@ class Shelf:
             return None
         row = Row(
             video.path,
+            stored.fingerprint,
             stored.state,
             speech_key(stored.fingerprint, stored.model, stored.options),
             digest(stored.options.get("analyses")) if stored.state in FINISHED else None,

@@ -20,10 +20,10 @@ from engine.records import State
 
 @pytest.fixture(scope="module")
 def shelf_of_videos(samples, tmp_path_factory) -> Path:
-    """Three short videos and one of three minutes."""
+    """Two short videos and one of two minutes."""
     folder = tmp_path_factory.mktemp("videos")
-    write_wav(folder / "long.wav", joined(samples, seconds=150, seed=1))
-    for name in ("coffee_shop.mp4", "moving_house.wav", "wedding_day.mkv"):
+    write_wav(folder / "long.wav", joined(samples, seconds=100, seed=1))
+    for name in ("moving_house.wav", "wedding_day.mkv"):
         (folder / name).write_bytes((samples / name).read_bytes())
     return folder
 
@@ -111,7 +111,7 @@ class Killer:
         self.killed += 1
 
 
-@pytest.mark.parametrize("at", [{2}, {3, 4}, {5}, {2, 6, 7}])
+@pytest.mark.parametrize("at", [{2}, {3, 4}, {2, 5, 6}])
 def test_killed_worker_costs_nothing_but_time(shelf_of_videos, undisturbed, tmp_path, at):
     killer = Killer(at)
     report = engine.run(
@@ -126,7 +126,6 @@ def test_killed_worker_costs_nothing_but_time(shelf_of_videos, undisturbed, tmp_
 def test_stream_yields_transcripts_and_the_same_bytes(shelf_of_videos, undisturbed, tmp_path):
     results = list(engine.stream([shelf_of_videos], Config(output=tmp_path, model="tiny.en")))
     assert sorted(result.video.name for result in results) == [
-        "coffee_shop",
         "long",
         "moving_house",
         "wedding_day",
