@@ -50,11 +50,12 @@ class Recognizer:
     def encode(self, rows: Sequence[np.ndarray]) -> ctranslate2.StorageView:
         """Encoder states of the rows: [n, 1500, d_model] on the model's device.
 
-        On a CPU one row at a time: several at once take longer for each.
+        On a CPU one row at a time: several at once take longer for each. Rows are mapped files, so
+        they are copied.
         """
         if self.on_gpu:
             return self._encode(np.ascontiguousarray(np.stack(rows)))
-        states = [self._encode(np.ascontiguousarray(row[np.newaxis])) for row in rows]
+        states = [self._encode(np.array(row[np.newaxis])) for row in rows]
         if len(states) == 1:
             return states[0]
         return ctranslate2.StorageView.from_array(np.concatenate([np.array(s) for s in states]))
