@@ -88,6 +88,15 @@ WAYS = {
         SAME | {"batch_size": 1},
         {"OMP_NUM_THREADS": "1"},
     ),
+    "two-8": Way(
+        "BatchedInferencePipeline, 2 processes, 1 thread, batch 8",
+        True,
+        "batched",
+        2,
+        INT8 | {"cpu_threads": 1},
+        SAME | {"batch_size": 8},
+        {"OMP_NUM_THREADS": "1"},
+    ),
     "sequential": Way(
         "faster-whisper, 1 process, 2 threads, VAD",
         False,

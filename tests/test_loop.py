@@ -113,6 +113,7 @@ def test_windows_of_a_killed_run_are_not_decoded_again(samples, slow, tmp_path):
     folder.mkdir()
     (folder / "long.mp4").write_bytes((samples / "bad_heist.mkv").read_bytes())
     words = command(["run", folder, "-o", tmp_path / "out", "--model", slow, "--slots", "1", "-q"])
+    words += ["--batch-size", "1"]
     run = subprocess.Popen(words, env=environment())
     deadline = time.monotonic() + 60
     done = 0
@@ -140,9 +141,31 @@ def _batches(output: Path) -> int:
     return int(count)
 
 
+@pytest.fixture
+def _interruptible():
+    """A shell that starts the tests in the background has SIGINT ignored, for their children too."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interruptible")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_signal_drains_and_the_same_command_goes_on(videos, slow, tmp_path, number, code):
-    words = command(["run", videos, "-o", tmp_path / "out", "--model", slow, "--slots", "2"])
+    words = command(
+        [
+            "run",
+            videos,
+            "-o",
+            tmp_path / "out",
+            "--model",
+            slow,
+            "--slots",
+            "2",
+            "--batch-size",
+            "1",
+        ]
+    )
     run = subprocess.Popen(words, env=environment(), stdout=subprocess.PIPE)
     assert run.stdout is not None
     for line in run.stdout:
@@ -181,7 +204,9 @@ def test_second_signal_stops_at_once(videos, tmp_path):
 
 
 def test_time_limit_ends_in_try_again(videos, slow, tmp_path):
-    config = Config(output=tmp_path / "out", model=slow, slots=1, time_limit=4.0, grace=2.0)
+    config = Config(
+        output=tmp_path / "out", model=slow, slots=1, batch_size=1, time_limit=4.0, grace=2.0
+    )
     report = engine.run([videos], config)
     assert report.exit_code == 75
     assert State.INTERRUPTED in states(report)

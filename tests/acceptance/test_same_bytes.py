@@ -17,6 +17,8 @@ from engine import batches, events
 from engine.config import Config
 from engine.records import State
 
+SLOW = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def shelf_of_videos(samples, tmp_path_factory) -> Path:
@@ -52,7 +54,9 @@ def test_two_slots_give_the_bytes_of_one(shelf_of_videos, undisturbed, tmp_path)
     assert files_of(tmp_path) == undisturbed
 
 
-@pytest.mark.parametrize("seconds", [1.0, 7.0, 60.0, 3600.0])
+@pytest.mark.parametrize(
+    "seconds", [1.0, pytest.param(7.0, marks=SLOW), pytest.param(3600.0, marks=SLOW)]
+)
 def test_piece_length_of_preparation_changes_nothing(
     shelf_of_videos, undisturbed, tmp_path, monkeypatch, seconds
 ):
@@ -64,8 +68,9 @@ def test_piece_length_of_preparation_changes_nothing(
     assert ours["long.srt"] == undisturbed["long.srt"]
 
 
-def test_bigger_batches_change_nothing(shelf_of_videos, undisturbed, tmp_path):
-    config = Config(output=tmp_path, model="tiny.en", batch_size=4)
+@pytest.mark.parametrize("batch", [1, pytest.param(3, marks=SLOW)])
+def test_size_of_batches_changes_nothing(shelf_of_videos, undisturbed, tmp_path, batch):
+    config = Config(output=tmp_path, model="tiny.en", batch_size=batch)
     assert engine.run([shelf_of_videos], config).exit_code == 0
     assert files_of(tmp_path) == undisturbed
 
@@ -111,12 +116,11 @@ class Killer:
         self.killed += 1
 
 
-@pytest.mark.parametrize("at", [{2}, {3, 4}, {2, 5, 6}])
+@pytest.mark.parametrize("at", [{2}, pytest.param({3, 4}, marks=SLOW), {2, 5, 6}])
 def test_killed_worker_costs_nothing_but_time(shelf_of_videos, undisturbed, tmp_path, at):
     killer = Killer(at)
-    report = engine.run(
-        [shelf_of_videos], Config(output=tmp_path, model="tiny.en", slots=2), on_event=killer
-    )
+    config = Config(output=tmp_path, model="tiny.en", slots=2, batch_size=1)
+    report = engine.run([shelf_of_videos], config, on_event=killer)
     assert killer.killed == len(at)
     assert report.exit_code == 0
     assert {result.state for result in report.videos} == {State.DONE}
