@@ -143,7 +143,7 @@ def _batches(output: Path) -> int:
 
 @pytest.fixture
 def _interruptible():
-    """A shell that starts the tests in the background has SIGINT ignored, for their children too."""
+    """A shell that starts the tests in the background has SIGINT ignored, for children too."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
