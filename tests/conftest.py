@@ -1,6 +1,7 @@
 """What all tests share: which ones run, an environment without a user's settings, the command."""
 
 import os
+import signal
 from pathlib import Path
 
 import hypothesis
@@ -10,6 +11,11 @@ from shell import ROOT, Reelmine, reelmine_in
 # the same examples every time; a slow machine is no failure
 hypothesis.settings.register_profile("reelmine", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("reelmine")
+
+
+# a shell that starts the tests in the background has SIGINT ignored, and their children would too
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

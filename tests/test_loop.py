@@ -141,15 +141,6 @@ def _batches(output: Path) -> int:
     return int(count)
 
 
-@pytest.fixture
-def _interruptible():
-    """A shell that starts the tests in the background has SIGINT ignored, for children too."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("_interruptible")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_signal_drains_and_the_same_command_goes_on(videos, slow, tmp_path, number, code):
     words = command(
