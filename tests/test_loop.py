@@ -16,10 +16,12 @@ from shell import command, environment
 from speech import write_wav
 
 import engine
-from engine import events
+from engine import events, messages
 from engine.config import Config
 from engine.errors import LockedError, UsageError
-from engine.records import State
+from engine.loop import Loop
+from engine.records import Problem, State
+from engine.schedule import Schedule
 from engine.store import files
 from engine.store.ledger import Ledger
 from engine.testing.transcriber import make_model
@@ -236,6 +238,16 @@ def test_results_of_a_slow_consumer_do_not_hold_up_the_slots(videos, quick, tmp_
         time.sleep(0.1)
     assert last_run.exists()  # the run has ended, though only one result was taken
     assert len(list(results)) == 5
+
+
+def test_work_given_to_a_process_that_died_in_the_same_turn_is_not_submitted():
+    """Two outcomes in one turn: the first earns the place a batch, the second is its death."""
+    place = Loop.__new__(Loop)
+    place._schedule = Schedule({"cpu:0": 1}, 1, 1, [0])
+    place._actions = [messages.Decode("cpu:0", 1, ((0, 0),)), messages.Decode("cpu:1", 2, ())]
+    place._step(messages.Died("cpu:0", Problem("E_WORKER_DIED", "killed")))
+    assert messages.Decode("cpu:0", 1, ((0, 0),)) not in place._actions
+    assert messages.Decode("cpu:1", 2, ()) in place._actions
 
 
 def test_closed_stream_stops_the_run(videos, slow, tmp_path):

@@ -131,7 +131,7 @@ def test_killed_workers_lose_no_window(kill_at, slots):
     )
     replay.run()
     left = {v: n for v, n in windows.items() if v not in replay.failed}
-    assert all(Counter(replay.done)[unit] >= 1 for unit in all_units(left))
+    assert all(Counter(replay.done)[unit] == 1 for unit in all_units(left))
     assert replay.schedule.idle
 
 
