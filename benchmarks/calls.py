@@ -2,15 +2,17 @@
 
 In: media files (default: the bundled samples), transcribed once. Out: seconds from the first call's
 start to the last one's end for several --llm-threads, over the same chunks and, by a seed, the same
-latencies (lognormal), from a test server in a process of its own. Beside each time the bound: no
-order of the calls can end before max(sum of latencies / threads, longest latency). Each run is the
-engine's own, on a fresh copy of an output folder that holds the transcripts. Ends with exit code 1
-if 16 threads are less than 3 times as fast as one.
+latencies (lognormal), from a test server in a process of its own. Beside each time: what threads
+without any cost of their own need for the calls in their order, and the bound, since no order can
+end before max(sum of latencies / threads, longest latency). Each run is the engine's own, on a
+fresh copy of an output folder that holds the transcripts. Ends with exit code 1 if 16 threads are
+less than 3 times as fast as one.
 
     python benchmarks/calls.py
 """
 
 import argparse
+import heapq
 import os
 import random
 import shutil
@@ -155,24 +157,25 @@ def _tell(
     rows, figures = [], {}
     for number, seconds in medians.items():
         bound = max(sum(latencies) / number, *latencies)
+        in_order = _in_order(latencies, number)
         speed_up = alone / seconds if alone else None
         figures[str(number)] = {
             "seconds": round(seconds, 3),
             "bound_seconds": round(bound, 3),
+            "in_order_seconds": round(in_order, 3),
             "share_of_bound": round(bound / seconds, 3),
             "speed_up": speed_up and round(speed_up, 2),
             "times": [round(value, 3) for value in spans[number]],
         }
         best = f"{sum(latencies) / bound:.2f}"
         shown = "-" if speed_up is None else f"{speed_up:.2f}"
-        rows.append(
-            [number, f"{seconds:.2f}", f"{bound:.2f}", shown, best, f"{bound / seconds:.3f}"]
-        )
+        times = [f"{value:.2f}" for value in (seconds, in_order, bound)]
+        rows.append([number, *times, shown, best, f"{bound / seconds:.3f}"])
     print(
         f"\n{calls} calls, latency lognormal with median {given.median * 1000:g} ms, sigma"
         f" {given.sigma:g}, {given.rounds} rounds"
     )
-    head = ["threads", "seconds", "bound", "speed-up", "its bound", "share of the bound"]
+    head = ["threads", "seconds", "in order", "bound", "speed-up", "its bound", "share of bound"]
     print_table(head, rows)
     return conclude(
         "calls", facts, _gates(alone, medians), calls=calls, rounds=given.rounds, threads=figures
@@ -183,6 +186,14 @@ def _latencies(given: argparse.Namespace, calls: int) -> list[float]:
     """What the server has drawn, in seconds."""
     chance = random.Random(SEED)
     return [given.median * chance.lognormvariate(0.0, given.sigma) for _ in range(calls)]
+
+
+def _in_order(latencies: Sequence[float], threads: int) -> float:
+    """Seconds if each call starts as soon as a thread is free, and nothing else takes time."""
+    free = [0.0] * threads
+    for latency in latencies:
+        heapq.heappush(free, heapq.heappop(free) + latency)
+    return max(free)
 
 
 def _gates(alone: float | None, medians: dict[int, float]) -> list[Gate]:

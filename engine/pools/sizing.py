@@ -3,9 +3,8 @@
 In: a snapshot of the machine, the options, the size of the model. Out: a plan in which every number
 has its sentence (``reelmine plan`` prints them). Pure: reads nothing, starts nothing.
 
-Measured on CPUs (benchmarks/README.md): two slots of one thread are 2.5 times as fast as one slot
-of two, and a batch of several windows is slower per window than one; so a CPU gets many slots of
-one thread and batch 1.
+Measured on CPUs (benchmarks/README.md): two processes of one thread do more than one of two, by
+how much differs from processor to processor; so a CPU gets many slots of one thread.
 """
 
 from dataclasses import dataclass
@@ -176,8 +175,7 @@ def _cpu_count(
     if cores == 1:
         return 1, f"1 slot of 1 thread: {have}, no GPU"
     return cores, (
-        f"{cores} slots of 1 thread: {have}, no GPU;"
-        " two of one thread are 2.5 times as fast as one of two"
+        f"{cores} slots of 1 thread: {have}, no GPU; two of one thread do more than one of two"
     )
 
 
