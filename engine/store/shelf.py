@@ -83,9 +83,10 @@ class Shelf:
 
     def look(self, video: Video) -> Standing:
         """What of a video is there; a formats' file that is missing is rendered from the JSON."""
-        row = self._rows.get(video.name) or self._rebuilt(video)
-        path = self._path(video.name, "json")
+        row, path = self._rows.get(video.name), self._path(video.name, "json")
         if row is None or row.speech_key != self.speech_key(video) or not _has(path, row.bytes):
+            row = self._rebuilt(video)
+        if row is None or row.speech_key != self.speech_key(video):
             return Standing(None, None)
         missing = [n for n in self._formats if not self._path(video.name, n).exists()]
         done = row.state in FINISHED and row.analysis_key == self.analysis_key
@@ -142,21 +143,24 @@ class Shelf:
 
     def record(self, job: Job, result: VideoResult) -> None:
         """The row of a video that has ended, after its files."""
-        written = job.transcript is not None and job.video.name in self._sizes
-        known = self._rows.get(job.video.name)
-        size = self._sizes.get(job.video.name, known.bytes if known else None)
+        on_disk = job.read_back or job.video.name in self._sizes
         self._ledger.save_video(
             job.video.name,
             Row(
                 job.video.path,
                 job.video.fingerprint,
                 result.state,
-                job.speech_key if written or job.transcript is not None else None,
+                job.speech_key if on_disk else None,
                 self.analysis_key if result.state in FINISHED else None,
                 result.problem,
-                size,
+                self._size(job.video.name),
             ),
         )
+
+    def _size(self, name: str) -> int | None:
+        """Bytes of a JSON, as it was written last."""
+        known = self._rows.get(name)
+        return self._sizes.get(name, known.bytes if known else None)
 
     def write_table(self, videos: Sequence[Video], *, changed: bool) -> None:
         """``analysis.csv`` of these videos, from their JSON files.
@@ -185,7 +189,10 @@ class Shelf:
             return None
 
     def _rebuilt(self, video: Video) -> Row | None:
-        """The row that a lost ledger had, from the video's JSON."""
+        """The row as the video's JSON has it, where the ledger is lost or does not match.
+
+        A run that was killed between the file and the mark leaves such a pair; the file counts.
+        """
         stored = self._read(self._path(video.name, "json"))
         if stored is None:
             return None
@@ -198,6 +205,7 @@ class Shelf:
             stored.problem,
             self._path(video.name, "json").stat().st_size,
         )
+        self._rows[video.name] = row
         self._ledger.save_video(video.name, row)
         return row
 
@@ -215,6 +223,6 @@ def speech_key(fingerprint: str, model: Mapping[str, Any], options: Mapping[str,
 
 def _has(path: Path, size: int | None) -> bool:
     try:
-        return size is None or path.stat().st_size == size
+        return path.stat().st_size == size
     except OSError:
         return False
