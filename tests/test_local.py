@@ -179,3 +179,26 @@ def test_outcome_of_a_death_says_so():
 
     assert Outcome("cpu:0", 1, 1, error=BrokenProcessPool()).died
     assert not Outcome("cpu:0", 1, 1, value=3).died
+
+
+STUCK = """
+import time
+from queue import SimpleQueue
+from engine.pools.local import Worker
+if __name__ == "__mp_main__":
+    time.sleep(600)  # what a worker does that imports such a script
+if __name__ == "__main__":
+    member = Worker("cpu:0", {}, SimpleQueue())
+    member.start()
+    member.kill()
+    member.close()
+    print("ended")
+"""
+
+
+def test_worker_that_never_gets_through_the_users_script_can_be_killed(tmp_path):
+    script = tmp_path / "stuck.py"
+    script.write_text(STUCK)
+    words = [sys.executable, str(script)]
+    done = subprocess.run(words, env=environment(), capture_output=True, timeout=60, check=False)
+    assert done.stdout == b"ended\n"

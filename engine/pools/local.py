@@ -67,8 +67,13 @@ class Worker:
             initializer=child.begin,
             initargs=(self._env, self._nice),
         )
+        before = set(multiprocessing.active_children())
         with _birth(self._env):
-            return self.submit(child.hello)
+            call = self.submit(child.hello)
+        born = set(multiprocessing.active_children()) - before
+        if len(born) == 1:  # else another thread has started one too, and ``hello`` will tell
+            self.pid = born.pop().pid
+        return call
 
     def submit(self, function: Callable[..., Any], *args: Any) -> int:
         """Hand over a call; returns its number within this place."""
