@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -263,7 +264,10 @@ def _audio_seconds(paths: Sequence[str], config: Config) -> float | None:
     if not paths:
         return 0.0
     with ScratchFolder(config.scratch) as scratch:
-        found = call_once(environment(scratch.path, 1, None), worker.probe, tuple(paths))
+        try:
+            found = call_once(environment(scratch.path, 1, None), worker.probe, tuple(paths))
+        except BrokenExecutor:  # a container crashed the reader; a run finds out which
+            return None
     lengths = [probe.duration for probe in found if isinstance(probe, Probe)]
     known = [length for length in lengths if length is not None]
     return sum(known) if len(known) == len(lengths) else None
@@ -283,14 +287,11 @@ def _check_slot(slot: SlotPlan, model: ResolvedModel, scratch: Path) -> tuple[Sl
         )
     except (ReelmineError, RuntimeError, ValueError, OSError) as error:
         return slot, False, f"{model.name} cannot be used there: {error}"
-    return (
-        slot,
-        True,
-        (
-            f"{model.name} in {info.compute_type} understands the canary in "
-            f"{info.canary_seconds:.2f} s, {info.memory / 2**20:.0f} MiB."
-        ),
+    sentence = (
+        f"{model.name} in {info.compute_type} understands the canary in "
+        f"{info.canary_seconds:.2f} s, {info.memory / 2**20:.0f} MiB."
     )
+    return slot, True, sentence
 
 
 def _ignore(event: events.Event) -> None:

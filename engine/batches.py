@@ -65,7 +65,7 @@ class Batches:
         ledger: Ledger,
         plan: Schedule,
         queue: "SimpleQueue[Any]",
-        hooks: "Hooks",
+        hooks: Hooks,
     ) -> None:
         self._setup = setup
         self._jobs = jobs
@@ -268,6 +268,8 @@ class Batches:
             if window.position in cached:
                 job.add_result(cached[window.position])
         waiting = tuple(w.position for w in new if w.position not in cached)
+        if prepared.ended:
+            self._cached.pop(video, None)
         known = job.language is not None
         self._grown(video, job)
         self._step(messages.Windows(place, video, waiting, prepared.ended, language_known=known))

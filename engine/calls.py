@@ -117,7 +117,7 @@ class Calls:
         with suppress(Empty):
             while True:
                 late = self._queue.get_nowait()
-                if isinstance(late, CallOutcome) and late.reply is not None:
+                if isinstance(late, CallOutcome) and late.reply and late.key in self._open:
                     self._keep(*self._open[late.key], late.reply)
 
     def _end(

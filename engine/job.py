@@ -1,6 +1,6 @@
 """One video on its way: windows and chunk results come in, chunks and in the end a result go out.
 
-Pure state: no clock, no files, no processes. The loop (run.py) feeds it and does what follows.
+Pure state: no clock, no files, no processes. The loop (loop.py) feeds it and does what follows.
 """
 
 from collections.abc import Sequence

@@ -167,9 +167,8 @@ class Loop:
                 self._sampled(thing)
 
     def _step(self, event: messages.Event) -> None:
-        if isinstance(
-            event, messages.Died
-        ):  # what was decided for that process in this turn is void
+        if isinstance(event, messages.Died):
+            # what was decided for that process in this turn is void: the schedule has it back
             place = event.place
             self._actions = [a for a in self._actions if getattr(a, "place", None) != place]
         self._actions += self._schedule.step(event, time.monotonic())

@@ -119,7 +119,7 @@ def open_answerer(prepared: Prepared, config: Config, stack: ExitStack) -> Answe
 
 
 def device_kind(config: Config, hardware: Hardware) -> str:
-    """ "cuda" or "cpu": what decides the default model."""
+    """What decides the default model: "cuda" or "cpu"."""
     if config.device == "auto":
         return "cuda" if hardware.gpus else "cpu"
     return config.device.split(":")[0]

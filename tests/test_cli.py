@@ -202,6 +202,16 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
+def test_what_workers_import_again_brings_no_command_line() -> None:
+    """The installed script is their main module, and it imports `engine.__main__`."""
+    program = (
+        "import sys, engine.__main__\n"
+        "assert not {'click', 'rich', 'engine.cli'} & set(sys.modules)\n"
+        "assert callable(engine.__main__.main)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
 def test_the_package_offers_everything_it_names() -> None:
     program = (
         "import engine\nimport engine.api, engine.loop\n"

@@ -19,7 +19,6 @@ from engine.speech.whisper import Recognizer
 from engine.speech.windows import ROW_FRAMES
 
 WAV = Path(__file__).with_name("canary.wav")  # 16 kHz mono, spoken for us; see samples/README.md
-WORDS = ("meeting", "tuesday")  # in what is said there
 
 CPU_FRAMES = 1000  # an encoder on a CPU need not read 30 s to prove that it works
 
