@@ -270,6 +270,9 @@ class Batches:
         waiting = tuple(w.position for w in new if w.position not in cached)
         if prepared.ended:
             self._cached.pop(video, None)
+            if prepared.invalid:  # what they cost shows in the length; here is why
+                damage = f"{prepared.invalid} frames could not be decoded"
+                self._ledger.note("damaged", damage, place=place, video=job.video.name)
         known = job.language is not None
         self._grown(video, job)
         self._step(messages.Windows(place, video, waiting, prepared.ended, language_known=known))

@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Self, TextIO
 
@@ -147,9 +148,16 @@ class Progress:
             act()
         except OSError:  # the reader has gone, or the terminal: nobody is left to tell
             self._gone = True
-        except Exception:  # the display is a stage of its own, whose faults cost no video
+        except Exception as error:  # the display is a stage of its own, whose faults cost no video
             self._gone = True
             log.exception("the progress display stopped; the run goes on")
+            cause = f"{type(error).__name__}: {error}"
+            with suppress(OSError, ValueError):  # stderr may be gone too
+                write_line(
+                    sys.stderr,
+                    f"reelmine: the display stopped ({printable(cause)}); the run goes on, and "
+                    ".reelmine/last-run.json in the output folder will tell how it ended.",
+                )
 
     def _close(self) -> None:
         live, self._live = self._live, None

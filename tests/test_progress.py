@@ -380,9 +380,10 @@ def test_reader_that_has_gone_ends_the_display_not_the_run() -> None:
 
 
 def test_fault_of_the_display_is_logged_and_does_not_reach_the_run(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     broken = RunStarted(1, 1, ("cpu:0",), "tiny.en", note=object())  # type: ignore[arg-type]
     out = shown(broken, Notice("after it"))
     assert "the run goes on" in caplog.text
+    assert "last-run.json" in capsys.readouterr().err  # a person sees it without any log
     assert "after it" not in out
