@@ -39,10 +39,6 @@ from engine.store.shelf import Shelf
 
 log = logging.getLogger(__name__)
 
-PIECE = 60.0  # seconds of audio that preparation decodes at a time
-STEP = 30.0  # seconds of a file that sequential mode decodes at a time
-MARKER = "unguarded"  # left in scratch by a worker that finds itself running the user's script
-
 
 @dataclass(frozen=True, slots=True)
 class Setup:

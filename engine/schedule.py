@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import groupby
+from math import ceil
 
 from engine.messages import (
     Action,
@@ -100,11 +101,21 @@ class Place:
     asked: int = 0  # windows requested and not yet delivered
     deadline: float | None = None
     window_seconds: float = 0.0  # the slowest window seen
+    pace: float = 0.0  # seconds a window of its last batch
+    since: float = 0.0  # when its oldest batch began
 
     @property
     def is_slot(self) -> bool:
         """Whether it holds a model."""
         return self.batch_size > 0
+
+    def left(self, now: float) -> float:
+        """Windows it has still to do, as far as its pace tells."""
+        if not self.batches:
+            return 0.0
+        done = (now - self.since) / self.pace if self.pace else 0.0
+        first, *others = (len(batch.units) for batch in self.batches)
+        return max(0.0, first - done) + sum(others)
 
 
 class Schedule:
@@ -217,7 +228,8 @@ class Schedule:
             case Decoded(name, batch, seconds):
                 place = self.places[name]
                 done = self._take_batch(place, batch, now)
-                place.window_seconds = max(place.window_seconds, seconds / len(done.units))
+                place.pace = seconds / len(done.units)
+                place.window_seconds = max(place.window_seconds, place.pace)
             case Refused(name, batch, problem):
                 return self._blame(self._take_batch(self.places[name], batch, now), problem)
             case Advanced(name, video, ended, seconds):
@@ -285,6 +297,7 @@ class Schedule:
 
     def _wind(self, place: Place, now: float) -> None:
         """A slot's clock runs for its oldest batch."""
+        place.since = now
         place.deadline = (
             now
             + max(
@@ -472,7 +485,7 @@ class Schedule:
         if self._again:
             units = self._again.popleft()
         else:
-            count = self._batch_for(place)
+            count = self._batch_for(place, now)
             if not count:
                 return []
             units = self._pick(count)
@@ -482,21 +495,26 @@ class Schedule:
             self._wind(place, now)
         return [Decode(place.name, self._batches, units)]
 
-    def _batch_for(self, place: Place) -> int:
+    def _batch_for(self, place: Place, now: float) -> int:
         """How many windows a slot gets now.
 
-        Only an idle slot takes less than a full batch. When no more will come, what is left is
-        dealt out evenly, so that no slot is idle while another has a queue.
+        An idle slot takes what there is; a busy one gets a second batch only if there is a full one
+        for every slot. When no more windows will come, a slot takes no more than its share of all
+        that is left, so that the slots end together.
         """
         available = self._available()
         slots = [p for p in self.places.values() if p.is_slot and p.phase is Phase.OPEN]
-        if not self._reading and available < place.batch_size * len(slots):
-            return 0 if place.batches else -(-available // len(slots))
-        if available >= place.batch_size:
-            self.fill_used += place.batch_size
-            self.fill_offered += place.batch_size
-            return place.batch_size
-        return 0 if place.batches else available
+        full = place.batch_size
+        count = min(full, available)
+        if place.batches:
+            count = full if available >= full * len(slots) else 0
+        elif not self._reading:
+            left = available + sum(slot.left(now) for slot in slots)
+            count = min(count, max(1, ceil(left / len(slots))))
+        if count and available >= full:
+            self.fill_used += count
+            self.fill_offered += full
+        return count
 
     def _available(self) -> int:
         return sum(self._usable(video) for video in self._ready)

@@ -196,7 +196,7 @@ def test_llm_calls_start_low_and_have_a_cap(cores, descriptors, asked, start, ca
 
 
 @pytest.mark.parametrize(
-    ("vendor", "batch"), [("GenuineIntel", 1), ("AuthenticAMD", 4), (None, 1), ("ARM", 1)]
+    ("vendor", "batch"), [("GenuineIntel", 1), ("AuthenticAMD", 8), (None, 1), ("ARM", 1)]
 )
 def test_batch_on_a_cpu_follows_who_made_it(vendor: str | None, batch: int) -> None:
     machine = replace(container(2.0), cpu_vendor=vendor)

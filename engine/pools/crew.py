@@ -18,6 +18,14 @@ from engine.pools.local import Outcome, Worker
 from engine.pools.sizing import SlotPlan
 
 NICE = 5  # preparation gives way to the slots
+# glibc returns a freed big buffer to the system and gets the next one page by page, zeroed: up to a
+# third of a window's encoding (benchmarks/README.md). A worker needs the same buffers for every
+# window, so it keeps them. Other C libraries do not read these.
+KEEP_MEMORY = {
+    "MALLOC_ARENA_MAX": "1",  # what one thread freed another one takes
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
+}
 RUN = "_REELMINE_RUN"  # in a worker's environment: its run's scratch folder
 
 
@@ -104,6 +112,7 @@ def environment(scratch: Path, threads: int, pin: str | None) -> Mapping[str, st
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
     env = dict.fromkeys(names, str(threads))
     env |= {"HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE", RUN: str(scratch)}
+    env |= KEEP_MEMORY
     env["CUDA_VISIBLE_DEVICES"] = pin or ""
     if pin:
         env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"

@@ -39,9 +39,9 @@ _LLM_START = 8
 
 
 # Windows of a model call on a CPU, by who made it. CTranslate2 multiplies with MKL on Intel's,
-# where several windows take longer for each, and with oneDNN on AMD's, where four take less than
-# one by one (benchmarks/batch.py). Elsewhere one, which is never far from the best.
-CPU_BATCH = {"AuthenticAMD": 4}
+# where several windows take longer for each, and with oneDNN on AMD's, where eight take less than
+# four, and four less than one by one (benchmarks/batch.py). Elsewhere one: never far from the best.
+CPU_BATCH = {"AuthenticAMD": 8}
 
 
 @dataclass(frozen=True, slots=True)
