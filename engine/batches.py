@@ -110,7 +110,7 @@ class Batches:
             options.vad_filter,
             self._setup.model.mels,
             self._setup.scratch / str(video),
-            frozenset(job.windows) | frozenset(self._cached[video]),
+            frozenset(job.windows) | job.standing(self._cached[video]),
             PIECE,
         )
         self._tell(events.SlotChanged(place, f"preparing {job.video.name}"))
@@ -258,7 +258,7 @@ class Batches:
             self._step(messages.Broken(place, video))
             return
         if job is None:  # it was given up meanwhile
-            self._step(messages.Windows(place, video, (), prepared.ended, language_known=True))
+            self._step(messages.Windows(place, video, (), prepared.ended, gate=None))
             return
         job.decoded, job.speech = prepared.decoded, prepared.speech
         job.declared = prepared.declared if prepared.declared is not None else job.declared
@@ -273,9 +273,9 @@ class Batches:
             if prepared.invalid:  # what they cost shows in the length; here is why
                 damage = f"{prepared.invalid} frames could not be decoded"
                 self._ledger.note("damaged", damage, place=place, video=job.video.name)
-        known = job.language is not None
         self._grown(video, job)
-        self._step(messages.Windows(place, video, waiting, prepared.ended, language_known=known))
+        self._schedule.decode_again(video, job.take_again())
+        self._step(messages.Windows(place, video, waiting, prepared.ended, job.gate))
 
     def _decoded(self, answer: Answer) -> None:
         number, units = answer.about
@@ -285,15 +285,15 @@ class Batches:
             job = self._jobs.get(video)
             if job is None:
                 continue
-            self._ledger.add_window(job.speech_key, window)
-            job.add_result(window)
-            with suppress(OSError):  # scratch goes at the end anyway
-                os.unlink(job.windows[position].row)
+            self._ledger.add_window(job.speech_key, job.add_result(window))
+            if job.has(position):  # else its language is not decided, and it may be needed again
+                with suppress(OSError):  # scratch goes at the end anyway
+                    os.unlink(job.windows[position].row)
             grown[video] = job
         self._ledger.note("batch", f"{len(units)} windows", place=answer.place, began=answer.began)
         for video, job in grown.items():
-            if job.language is not None:
-                self._schedule.language_known(video)
+            self._schedule.set_gate(video, job.gate)
+            self._schedule.decode_again(video, job.take_again())
             self._grown(video, job)
         self._step(messages.Decoded(answer.place, number, batch.seconds))
         if not self._schedule.places[answer.place].batches:

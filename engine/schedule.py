@@ -8,6 +8,7 @@ hanging, and whose fault a death was.
 Its words are in messages.py. Videos are numbers here; smaller rank goes first.
 """
 
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -140,7 +141,7 @@ class Schedule:
         self._todo: list[int] = []  # not opened yet, best last
         self._rank: dict[int, float] = {}
         self._ready: dict[int, deque[int]] = {}  # windows that wait, by video
-        self._gated: set[int] = set()  # language unknown: only the first window may go
+        self._gates: dict[int, int] = {}  # language unknown: only so many first windows may go
         self._again: deque[tuple[Unit, ...]] = deque()  # batches of one video, sent as they are
         self._deaths: dict[Unit, int] = {}
         self._video_deaths: dict[int, int] = {}
@@ -271,16 +272,21 @@ class Schedule:
             place.video = None
         if event.video in self._gone:
             return
-        if event.language_known:
-            self._gated.discard(event.video)
-        else:
-            self._gated.add(event.video)
+        self.set_gate(event.video, event.gate)
         if event.positions:
             self._put(event.video, event.positions)
 
-    def language_known(self, video: int) -> None:
-        """All windows of this video may go now."""
-        self._gated.discard(video)
+    def set_gate(self, video: int, gate: int | None) -> None:
+        """How many first windows of this video may go; None: all, its language is known."""
+        if gate is None:
+            self._gates.pop(video, None)
+        else:
+            self._gates[video] = gate
+
+    def decode_again(self, video: int, positions: Iterable[int]) -> None:
+        """These windows were done in another language than the video's: they wait once more."""
+        if positions := tuple(positions):
+            self._put(video, positions)
 
     def _put(self, video: int, positions: Iterable[int]) -> None:
         self._ready[video] = deque(sorted([*self._ready.get(video, ()), *positions]))
@@ -520,11 +526,9 @@ class Schedule:
         return sum(self._usable(video) for video in self._ready)
 
     def _usable(self, video: int) -> int:
-        """Windows of this video that may go: of one whose language is unknown, only the first."""
-        waiting = self._ready[video]
-        if video in self._gated:
-            return int(bool(waiting) and waiting[0] == 0)
-        return len(waiting)
+        """Windows of this video that may go: of one whose language is unknown, the first ones."""
+        waiting, gate = self._ready[video], self._gates.get(video)
+        return len(waiting) if gate is None else bisect_left(waiting, gate)
 
     def _pick(self, count: int) -> tuple[Unit, ...]:
         """The next units: videos by rank, windows in order."""

@@ -58,6 +58,7 @@ PURE = {
     "analysis/merging.py",
     "analysis/prompts.py",
     "analysis/replies.py",
+    "speech/language.py",
     "speech/languages.py",
     "speech/transcript.py",
 }
