@@ -22,10 +22,11 @@ from engine.pools import worker
 from engine.pools.crew import Answer, Crew
 from engine.pools.local import Outcome
 from engine.pools.sizing import SlotPlan
-from engine.records import Probe, Problem, SpeechOptions, WindowResult
+from engine.records import SAMPLE_RATE, Probe, Problem, SpeechOptions, WindowResult
 from engine.schedule import Schedule
 from engine.speech.models import ResolvedModel
 from engine.store.ledger import Ledger
+from engine.usage import Usage
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class Hooks:
     tell: Callable[[events.Event], None]  # an event for whoever listens
     fail: Callable[[int, Problem], None]  # this video is given up
     grown: Callable[[int, Job], None]  # this video has new text
+    usage: Usage  # the account of the slots' time
 
 
 class Batches:
@@ -75,6 +77,7 @@ class Batches:
         self._tell = hooks.tell
         self._fail = hooks.fail
         self._grown = hooks.grown
+        self._usage = hooks.usage
         self._cached: dict[int, dict[int, WindowResult]] = {}
         preparation = [place.name for place in plan.places.values() if not place.is_slot]
         self._crew = Crew(setup.slots, preparation, setup.scratch, queue)
@@ -281,6 +284,7 @@ class Batches:
         number, units = answer.about
         batch: worker.BatchResult = answer.value
         grown: dict[int, Job] = {}
+        speech: list[float] = []
         for (video, position), window in zip(units, batch.results, strict=True):
             job = self._jobs.get(video)
             if job is None:
@@ -290,6 +294,9 @@ class Batches:
                 with suppress(OSError):  # scratch goes at the end anyway
                     os.unlink(job.windows[position].row)
             grown[video] = job
+            speech.append(job.windows[position].samples / SAMPLE_RATE)
+        tokens = sum(len(piece.tokens) for window in batch.results for piece in window.pieces)
+        self._usage.add_batch(answer.place, speech, tokens)
         self._ledger.note("batch", f"{len(units)} windows", place=answer.place, began=answer.began)
         for video, job in grown.items():
             self._schedule.set_gate(video, job.gate)
@@ -312,6 +319,7 @@ class Batches:
             if step.ended:
                 job.seal_stream(step.language, step.language_probability, step.speech)
             self._grown(video, job)
+        self._usage.add_batch(place, (), 0)
         self._ledger.note(
             "advance", f"{len(step.segments)} segments", place=place, began=answer.began
         )

@@ -36,6 +36,8 @@ from engine.pools.threads import CallOutcome
 from engine.records import Problem, State
 from engine.store.ledger import Ledger
 from engine.store.shelf import Shelf
+from engine.tally import Tally
+from engine.usage import Usage
 
 log = logging.getLogger(__name__)
 
@@ -78,15 +80,19 @@ class Loop:
         self._jobs = dict(jobs)
         self._shelf = shelf
         self._ledger = ledger
-        self._tell = tell
+        self._listener = tell
         self._actions: list[messages.Action] = []
         self._drain_until: float | None = None
         self._began = time.monotonic()
+        self.usage = Usage(self._began)
+        untold = sum(job.transcript is None for job in self._jobs.values())
+        self._tally = Tally(started=self._began, todo=untold)
         self._schedule = self._plan()
-        hooks = Hooks(self._step, tell, self._fail, self._grown)
-        self._batches = Batches(setup.speech, self._jobs, ledger, self._schedule, self.queue, hooks)
+        plan, tell = self._schedule, self._tell
+        hooks = Hooks(self._step, tell, self._fail, self._grown, self.usage)
+        self._batches = Batches(setup.speech, self._jobs, ledger, plan, self.queue, hooks)
         self.calls = (
-            Calls(setup.answerer, self._jobs, ledger, self.queue, self._schedule, self._step, tell)
+            Calls(setup.answerer, self._jobs, ledger, self.queue, plan, self._step, tell)
             if setup.answerer
             else None
         )
@@ -167,7 +173,20 @@ class Loop:
             # what was decided for that process in this turn is void: the schedule has it back
             place = event.place
             self._actions = [a for a in self._actions if getattr(a, "place", None) != place]
-        self._actions += self._schedule.step(event, time.monotonic())
+        now = time.monotonic()
+        self._actions += self._schedule.step(event, now)
+        self._account(now)
+
+    def _account(self, now: float) -> None:
+        """What the slots do from now on, and once, how long it will take."""
+        plan, tally = self._schedule, self._tally
+        self.usage.note(plan.standing, now)
+        if self.usage.predicted is None:
+            self.usage.predict(plan.open_slots, tally.audio_done, tally.audio_total, now)
+
+    def _tell(self, event: events.Event) -> None:
+        self._tally.note(event)
+        self._listener(event)
 
     def _check_deadlines(self) -> None:
         now = time.monotonic()

@@ -46,6 +46,7 @@ from engine.messages import (
     Windows,
 )
 from engine.records import Problem
+from engine.usage import Standing
 
 IN_FLIGHT = 2  # batches a slot holds, so that it never waits for the loop
 AHEAD = 4  # batches a slot that preparation may be ahead
@@ -182,6 +183,20 @@ class Schedule:
     def waiting_windows(self) -> int:
         """Windows that wait for a slot."""
         return sum(map(len, self._ready.values())) + sum(map(len, self._again))
+
+    @property
+    def standing(self) -> Standing:
+        """How the slots stand, for the account of the run."""
+        slots = [p for p in self.places.values() if p.is_slot and p.phase is Phase.OPEN]
+        busy = sum(place.busy or bool(place.batches) for place in slots)
+        waiting = self._available() + sum(map(len, self._again))
+        return Standing(len(slots), busy, waiting, self._reading)
+
+    @property
+    def open_slots(self) -> tuple[str, ...]:
+        """Names of the slots that have a model."""
+        places = self.places.values()
+        return tuple(p.name for p in places if p.is_slot and p.phase is Phase.OPEN)
 
     def stop_calls(self) -> list[CallKey]:
         """Forget the chunks that wait for a call: the endpoint is gone. Returns them."""

@@ -51,6 +51,8 @@ PURE = {
     "job.py",
     "records.py",
     "tally.py",
+    "usage.py",
+    "floor.py",
     "values.py",
     "pools/sizing.py",
     "analysis/chunking.py",
