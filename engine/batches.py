@@ -44,6 +44,7 @@ class SpeechSetup:
     canary_words: tuple[str, ...]
     slots: tuple[SlotPlan, ...]
     scratch: Path
+    may_wait: int | None  # windows that fit into scratch while they wait; None: there are no rows
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,13 +98,14 @@ class Loop:
         )
 
     def _plan(self) -> schedule.Schedule:
-        sizing = self._setup.sizing
+        sizing, speech = self._setup.sizing, self._setup.speech
         return schedule.Schedule(
             {slot.device: slot.batch_size for slot in sizing.slots},
             sizing.preparation,
             sizing.llm_threads,
             [number for number, job in self._jobs.items() if job.transcript is None],
-            sequential=self._setup.speech.options.mode == "sequential",
+            sequential=speech.options.mode == "sequential",
+            may_wait=speech.may_wait,
         )
 
     def run(self) -> None:

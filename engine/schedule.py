@@ -131,13 +131,18 @@ class Schedule:
         videos: Iterable[int],
         *,
         sequential: bool = False,
+        may_wait: int | None = None,
     ) -> None:
-        """``slots``: name -> batch size; ``videos``: those that need a transcript."""
+        """``slots``: name -> batch size; ``videos``: those that need a transcript.
+
+        ``may_wait``: windows for which there is room while they wait; None: it is not known.
+        """
         self.places = {name: Place(name, size) for name, size in slots.items()}
         self.places |= {f"prep:{i}": Place(f"prep:{i}") for i in range(preparation)}
         self._sequential = sequential
         self._calls_limit = calls
-        self._ahead = max(2, AHEAD * sum(slots.values()))
+        ahead = AHEAD * sum(slots.values())
+        self._ahead = max(2, ahead if may_wait is None else min(ahead, may_wait))
         self._to_probe = deque(videos)
         self._todo: list[int] = []  # not opened yet, best last
         self._rank: dict[int, float] = {}

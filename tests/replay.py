@@ -25,6 +25,7 @@ class Replay:
     preparation: int = 1
     seconds: Callable[[Unit], float] = lambda unit: 1.0
     prepare_seconds: float = 0.01
+    may_wait: int | None = None
     heard: Callable[[Unit], Mapping[str, float]] | None = None  # None: all is English
     kills: Callable[[messages.Decode], bool] = lambda action: False
 
@@ -40,7 +41,9 @@ class Replay:
 
     def run(self) -> float:
         """The makespan in seconds."""
-        self.schedule = Schedule(dict(self.slots), self.preparation, 4, list(self.windows))
+        self.schedule = Schedule(
+            dict(self.slots), self.preparation, 4, list(self.windows), may_wait=self.may_wait
+        )
         self.jobs = {video: self._job(video) for video in self.windows}
         self._perform(self.schedule.step(messages.Begin(), 0.0))
         while self._coming:

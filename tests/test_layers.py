@@ -55,6 +55,7 @@ PURE = {
     "floor.py",
     "values.py",
     "pools/sizing.py",
+    "pools/scratch.py",
     "analysis/chunking.py",
     "analysis/grounding.py",
     "analysis/merging.py",
