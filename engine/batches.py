@@ -297,7 +297,7 @@ class Batches:
             grown[video] = job
             speech.append(job.windows[position].samples / SAMPLE_RATE)
         tokens = sum(len(piece.tokens) for window in batch.results for piece in window.pieces)
-        self._usage.add_batch(answer.place, speech, tokens)
+        self._usage.add_batch(answer.place, speech, tokens, batch.seconds)
         self._ledger.note("batch", f"{len(units)} windows", place=answer.place, began=answer.began)
         for video, job in grown.items():
             self._schedule.set_gate(video, job.gate)
@@ -320,7 +320,6 @@ class Batches:
             if step.ended:
                 job.seal_stream(step.language, step.language_probability, step.speech)
             self._grown(video, job)
-        self._usage.add_batch(place, (), 0)
         self._ledger.note(
             "advance", f"{len(step.segments)} segments", place=place, began=answer.began
         )

@@ -180,10 +180,15 @@ class Loop:
 
     def _account(self, now: float) -> None:
         """What the slots do from now on, and once, how long it will take."""
-        plan, tally = self._schedule, self._tally
-        self.usage.note(plan.standing, now)
+        self.usage.note(self._schedule.standing, now)
         if self.usage.predicted is None:
-            self.usage.predict(plan.open_slots, tally.audio_done, tally.audio_total, now)
+            self.usage.predict(self._schedule.open_slots, self._speech_in_all(), now)
+
+    def _speech_in_all(self) -> float | None:
+        """Seconds, by what the containers declare and the share of speech so far."""
+        total, jobs = self._tally.audio_total, self._jobs.values()
+        decoded = sum(job.decoded for job in jobs)
+        return total * sum(job.speech for job in jobs) / decoded if total and decoded else None
 
     def _tell(self, event: events.Event) -> None:
         self._tally.note(event)

@@ -56,7 +56,7 @@ def usage_line(figures: Mapping[str, Any]) -> str | None:
     """How well the slots were used, and for how long; None: nothing of it is known."""
     shares = (
         ("slots_busy", "slots {:.0f} % busy"),
-        ("slots_starved", "without windows {:.0f} %"),
+        ("slots_starved", "without a window {:.0f} %"),
         ("batch_fill", "batches {:.0f} % full"),
         ("window_fill", "windows {:.0f} % full"),
         ("share_of_floor", "{:.0f} % of the GPU's limit"),

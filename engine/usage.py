@@ -29,21 +29,19 @@ class Usage:
         self.tokens = 0
         self._speech = 0.0  # seconds, in these windows
         self._began = began
-        self._opened: float | None = None  # when the first slot was
         self._ended: float | None = None  # when there was last something to transcribe
         self._last: tuple[float, Standing] | None = None
-        self._turned: set[str] = set()  # slots that have ended a batch
+        self._spent: dict[str, float] = {}  # slot -> seconds of its batches
+        self._heard: dict[str, float] = {}  # slot -> seconds of speech in them
         self._seconds = 0.0  # with an open slot
-        self._open = self._busy = 0.0  # slot seconds
-        self._waited = self._starved = 0.0  # seconds
+        self._open = self._busy = self._starved = 0.0  # slot seconds
+        self._waited = 0.0  # seconds in which windows waited
         self.predicted: float | None = None  # seconds from the run's begin to the last window
 
     def note(self, standing: Standing, now: float) -> None:
         """So it stands from now on."""
         if self._last is not None:
             self._add(self._last[1], now - self._last[0], now)
-        if standing.slots and self._opened is None:
-            self._opened = now
         self._last = now, standing
 
     def _add(self, was: Standing, span: float, now: float) -> None:
@@ -56,27 +54,27 @@ class Usage:
         self._open += was.slots * span
         self._busy += was.busy * span
         self._waited += span * (was.waiting > 0)
-        self._starved += span * (was.coming and not was.waiting and was.busy < was.slots)
+        if was.coming and not was.waiting:
+            self._starved += (was.slots - was.busy) * span
 
-    def add_batch(self, slot: str, speech: Sequence[float], tokens: int) -> None:
-        """A batch has ended: the seconds of speech in each of its windows, tokens of its text."""
-        self._turned.add(slot)
+    def add_batch(self, slot: str, speech: Sequence[float], tokens: int, seconds: float) -> None:
+        """A batch has ended: speech in each of its windows, tokens of its text, what it took."""
         self.windows += len(speech)
         self.tokens += tokens
         self._speech += sum(speech)
+        self._heard[slot] = self._heard.get(slot, 0.0) + sum(speech)
+        self._spent[slot] = self._spent.get(slot, 0.0) + seconds
 
-    def predict(
-        self, slots: Collection[str], done: float, total: float | None, now: float
-    ) -> float | None:
+    def predict(self, slots: Collection[str], total: float | None, now: float) -> None:
         """Foretell, once, when every open slot has ended a batch; ``predicted`` keeps it.
 
-        From the seconds of audio done since a slot was open, and all there are.
+        ``total``: seconds of speech in all videos, as far as can be told. The pace is that of the
+        batches that have ended, of all open slots together.
         """
-        turned = bool(slots) and self._turned.issuperset(slots)
-        if self.predicted is None and turned and self._opened is not None and done and total:
-            left = max(0.0, total - done) * (now - self._opened) / done
-            self.predicted = now - self._began + left
-        return self.predicted
+        known = bool(slots) and all(self._heard.get(s) and self._spent.get(s) for s in slots)
+        if self.predicted is None and known and total is not None:
+            pace = sum(self._heard[slot] / self._spent[slot] for slot in slots)
+            self.predicted = now - self._began + max(0.0, total - self._speech) / pace
 
     @property
     def taken(self) -> float | None:
@@ -105,8 +103,8 @@ class Usage:
 
     @property
     def slots_starved(self) -> float | None:
-        """The share of time in which preparation was behind: a slot was idle for want of windows.
+        """Of the time that slots were open, the share in which they were idle for want of windows.
 
-        Not counted is the end of a run, when no further windows come.
+        Preparation was behind; not counted is the end of a run, when no further windows come.
         """
-        return self._starved / self._seconds if self.windows and self._seconds else None
+        return self._starved / self._open if self.windows and self._open else None

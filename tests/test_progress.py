@@ -186,7 +186,7 @@ def test_end_tells_how_the_slots_were_used_and_leaves_out_what_is_not_known() ->
     }
     text = shown(START, RunFinished(RunReport(0, (), figures=figures)))
     assert (
-        "slots 97 % busy, without windows 0 %, windows 80 % full, "
+        "slots 97 % busy, without a window 0 %, windows 80 % full, "
         "transcribed in 0:00:58, predicted 0:01:01\n"
     ) in text
     assert "%" not in shown(START, RunFinished(RunReport(0, ())))

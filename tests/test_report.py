@@ -25,7 +25,7 @@ def ten_seconds(windows: int = 100) -> Usage:
     usage = Usage(0.0)
     usage.note(Standing(1, 1, 0, coming=True), 0.0)
     usage.note(Standing(1, 0, 0, coming=False), 10.0)
-    usage.add_batch("cuda:0", [25.0] * windows, 80 * windows)
+    usage.add_batch("cuda:0", [25.0] * windows, 80 * windows, seconds=9.0)
     return usage
 
 

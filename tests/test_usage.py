@@ -55,33 +55,36 @@ def test_preparation_is_ahead_while_windows_wait_and_behind_while_a_slot_wants_o
         (10, OVER),
     )
     assert ended.windows_waited is None  # sequential mode has no windows
-    ended.add_batch("cpu:0", [30.0], tokens=60)
+    ended.add_batch("cpu:0", [30.0], tokens=60, seconds=1.0)
     assert ended.windows_waited == 5 / 10
-    assert ended.slots_starved == 3 / 10
+    assert ended.slots_starved == (2 * 2 + 1) / 20
 
 
 def test_window_fill_is_speech_over_what_fits():
     ended = Usage(0.0)
-    ended.add_batch("cpu:0", [30.0, 15.0], tokens=120)
-    ended.add_batch("cpu:1", [15.0], tokens=30)
+    ended.add_batch("cpu:0", [30.0, 15.0], tokens=120, seconds=1.0)
+    ended.add_batch("cpu:1", [15.0], tokens=30, seconds=1.0)
     assert ended.window_fill == 60 / 90
     assert (ended.windows, ended.tokens) == (3, 150)
 
 
 def test_prediction_comes_when_every_open_slot_has_ended_a_batch_and_stays():
-    run = usage((0, standing(slots=0, busy=0)), (10, standing()), began=100.0)
-    run.add_batch("cpu:0", [30.0], 60)
-    assert run.predict(["cpu:0", "cpu:1"], 30.0, 600.0, 114.0) is None
-    run.add_batch("cpu:1", [30.0], 60)
-    # 60 s of audio in the 5 s since a slot was open: 540 s more take 45 s
-    assert run.predict(["cpu:0", "cpu:1"], 60.0, 600.0, 115.0) == 15 + 45
-    assert run.predict(["cpu:0", "cpu:1"], 120.0, 600.0, 117.0) == run.predicted == 60
+    run = Usage(100.0)
+    run.add_batch("cpu:0", [30.0, 30.0], 60, seconds=4.0)
+    run.predict(["cpu:0", "cpu:1"], 600.0, 114.0)
+    assert run.predicted is None
+    run.add_batch("cpu:1", [20.0], 60, seconds=4.0)
+    # 15 and 5 s of speech a second; 520 s of speech are left
+    run.predict(["cpu:0", "cpu:1"], 600.0, 115.0)
+    assert run.predicted == 15 + 520 / 20
+    run.add_batch("cpu:1", [30.0], 60, seconds=1.0)
+    run.predict(["cpu:0", "cpu:1"], 700.0, 117.0)
+    assert run.predicted == 15 + 520 / 20
 
 
-@pytest.mark.parametrize(
-    ("slots", "done", "total"), [([], 1.0, 9.0), (["a"], 0.0, 9.0), (["a"], 1.0, None)]
-)
-def test_nothing_is_foretold_from_nothing(slots, done, total):
-    run = usage((0, standing()))
-    run.add_batch("a", [30.0], 60)
-    assert run.predict(slots, done, total, 110.0) is None
+@pytest.mark.parametrize(("slots", "total"), [([], 9.0), (["a"], None), (["a", "b"], 9.0)])
+def test_nothing_is_foretold_from_nothing(slots, total):
+    run = Usage(0.0)
+    run.add_batch("a", [30.0], 60, seconds=1.0)
+    run.predict(slots, total, 10.0)
+    assert run.predicted is None
