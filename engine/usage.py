@@ -22,7 +22,7 @@ class Standing:
 
 
 class Usage:
-    """Adds it up; ``note`` and ``add_batch`` alone change it."""
+    """Adds it up."""
 
     def __init__(self, began: float) -> None:
         self.windows = 0  # decoded, some twice
