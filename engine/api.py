@@ -30,8 +30,16 @@ from engine.pools.scratch import windows_that_may_wait
 from engine.pools.sizing import Sizing, SlotPlan, size
 from engine.records import Probe, Problem, RunReport, Video, VideoResult
 from engine.report import report_json, report_of
-from engine.setup import Prepared, device_kind, model_bytes, open_answerer, prepare
+from engine.setup import (
+    Prepared,
+    choose_encoder,
+    device_kind,
+    model_bytes,
+    open_answerer,
+    prepare,
+)
 from engine.signals import caught
+from engine.speech.encoders import Encoder
 from engine.speech.models import ResolvedModel, catalogue, resolve
 from engine.store.files import ScratchFolder, write_atomic
 
@@ -103,6 +111,7 @@ class Plan:
     problems: tuple[Problem, ...]
     model: str
     model_note: str | None
+    encoder: Encoder
     sizing: Sizing
     analysts: tuple[tuple[str, str, tuple[str, ...]], ...]  # recipe, who answers, hosts
     audio_seconds: float | None  # of the videos without a transcript; None: not all say
@@ -121,6 +130,7 @@ def plan(paths: Paths, config: Config | None = None) -> Plan:
             ready.found.problems,
             ready.model.name,
             ready.model.note,
+            ready.encoder,
             ready.sizing,
             tuple((recipe.name, ready.answers, ready.hosts) for recipe in ready.recipes),
             _audio_seconds(todo, config),
@@ -133,9 +143,10 @@ def check_slots(config: Config) -> list[tuple[SlotPlan, bool, str]]:
     hush_resource_tracker()
     hardware = snapshot()
     model = resolve(config.model, device_kind(config, hardware))
+    encoder = choose_encoder(config, hardware, model)
     sizing = size(hardware, config, model_bytes(model))
     with ScratchFolder(config.scratch) as scratch:
-        return [_check_slot(slot, model, scratch.path) for slot in sizing.slots]
+        return [_check_slot(slot, model, encoder, scratch.path) for slot in sizing.slots]
 
 
 class _Stop:
@@ -238,6 +249,7 @@ def _loop(ready: Prepared, config: Config, stack: ExitStack, tell: OnEvent) -> L
         ready.options,
         ready.model,
         CANARY_WORDS if ready.model.name in catalogue() else (),
+        ready.encoder.torch_type,
         slots,
         scratch.path,
         windows_that_may_wait(slots, ready.model.mels, scratch.free, scratch.path)
@@ -278,13 +290,16 @@ def _audio_seconds(paths: Sequence[str], config: Config) -> float | None:
     return sum(known) if len(known) == len(lengths) else None
 
 
-def _check_slot(slot: SlotPlan, model: ResolvedModel, scratch: Path) -> tuple[SlotPlan, bool, str]:
+def _check_slot(
+    slot: SlotPlan, model: ResolvedModel, encoder: Encoder, scratch: Path
+) -> tuple[SlotPlan, bool, str]:
     spec = worker.SlotSpec(
         model.path,
         slot.device.split(":")[0],
         slot.compute_type,
         slot.threads,
         CANARY_WORDS if model.name in catalogue() else (),
+        encoder.torch_type,
     )
     try:
         info: worker.SlotInfo = call_once(
@@ -293,7 +308,7 @@ def _check_slot(slot: SlotPlan, model: ResolvedModel, scratch: Path) -> tuple[Sl
     except (ReelmineError, RuntimeError, ValueError, OSError) as error:
         return slot, False, f"{model.name} cannot be used there: {error}"
     sentence = (
-        f"{model.name} in {info.compute_type} understands the canary in "
+        f"{model.name} in {info.compute_type}, encoder {encoder.name}, understands the canary in "
         f"{info.canary_seconds:.2f} s, {info.memory / 2**20:.0f} MiB."
     )
     return slot, True, sentence

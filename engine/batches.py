@@ -42,6 +42,7 @@ class SpeechSetup:
     options: SpeechOptions
     model: ResolvedModel
     canary_words: tuple[str, ...]
+    torch_type: str | None  # numbers of torch's encoder; None: CTranslate2 encodes
     slots: tuple[SlotPlan, ...]
     scratch: Path
     may_wait: int | None  # windows that fit into scratch while they wait; None: there are no rows
@@ -221,6 +222,7 @@ class Batches:
             plan.compute_type,
             plan.threads,
             self._setup.canary_words,
+            self._setup.torch_type,
         )
         self._crew.submit(place, "open", None, worker.open_slot, spec)
 

@@ -91,6 +91,7 @@ def plan_lines(plan: "Plan", *, every_video: bool = False) -> list[str]:
         lines += [f"{'':<12} {name_of(video)}" for video in plan.videos]
     lines += [f"{'no video':<12} {printable(problem.message)}" for problem in plan.problems]
     lines.append(f"{'model':<12} {printable(plan.model_note or plan.model)}")
+    lines.append(f"{'encoder':<12} {plan.encoder.name}: {printable(plan.encoder.why)}")
     for slot in sizing.slots:
         threads = count(slot.threads, "thread")
         shape = f"{slot.compute_type}, batch {slot.batch_size}, {threads}"
