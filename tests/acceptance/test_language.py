@@ -47,7 +47,7 @@ def film(samples, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def torn(tmp_path_factory) -> str:
     """A model that hears these languages, in any video."""
-    return str(make_model(tmp_path_factory.mktemp("torn") / "model", seconds=0.3, heard=TORN))
+    return str(make_model(tmp_path_factory.mktemp("torn") / "model", seconds=0.5, heard=TORN))
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,9 @@ def test_run_killed_while_the_language_is_decided_goes_on_to_the_same_bytes(
     words += ["--batch-size", "1"]
     run = subprocess.Popen(words, env=environment())
     deadline = time.monotonic() + 60
-    while windows_decoded(output) < after and time.monotonic() < deadline:
+    while windows_decoded(output) < after:
+        assert time.monotonic() < deadline
+        assert run.poll() is None
         time.sleep(0.05)
     run.send_signal(signal.SIGKILL)
     run.wait()
