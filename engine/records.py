@@ -133,6 +133,7 @@ class WindowResult:
     no_speech_prob: float
     pieces: tuple[Piece, ...]
     word_median: float = 0.0  # seconds; median word length, capped at 0.7, for the clean-up
+    heard: Mapping[str, float] = field(default_factory=dict)  # language -> probability, if detected
 
 
 @dataclass(frozen=True, slots=True)
