@@ -1,6 +1,6 @@
 """The benchmarks can be run, measure the same thing twice, and end with what programs read."""
 
-import importlib
+import importlib.util
 import json
 import subprocess
 import sys
@@ -10,7 +10,7 @@ from shell import ROOT
 
 BENCHMARKS = ROOT / "benchmarks"
 SPEECH = ROOT.parent / "shared" / "speech"
-SCRIPTS = ("accuracy", "folder", "calls")
+SCRIPTS = ("accuracy", "folder", "calls", "replay")
 needs_speech = pytest.mark.skipif(
     not (SPEECH / "manifest.tsv").is_file(), reason="needs ../shared/speech beside the checkout"
 )
@@ -178,3 +178,38 @@ def test_accuracy_reads_the_engines_own_files(tiny_en, tmp_path):
     rows = [line.split("\t") for line in texts.read_text("utf-8").splitlines()]
     assert {row[1] for row in rows} == set(errors)
     assert all(row[4] for row in rows if row[2].startswith("read_"))
+
+
+def module(name, monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", BENCHMARKS / f"{name}.py")
+    loaded = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, loaded)  # its dataclasses look it up
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+# replay
+
+
+def test_replay_meets_its_gates_and_beats_a_pool_of_whole_videos(tmp_path):
+    found = document(benchmark("replay", folder=tmp_path))
+    assert all(gate["passed"] for gate in found["gates"])
+    assert len(found["gates"]) == 4
+    many = found["efficiency"]["64"]
+    assert many["ours"] > many["whole_videos_at_best"] >= many["longest_first"]
+    assert found["fill_per_video"] < found["fill"]["1"]["fill"] <= 1
+
+
+def test_replayed_folder_is_the_same_for_the_same_seed_only(monkeypatch):
+    replay = module("replay", monkeypatch)
+    assert replay.draw(5, 20, 1.0) == replay.draw(5, 20, 1.0)
+    assert replay.draw(5, 20, 1.0) != replay.draw(6, 20, 1.0)
+
+
+def test_pool_of_whole_videos_is_timed_as_a_pool_works(monkeypatch):
+    replay = module("replay", monkeypatch)
+    assert replay.pool_seconds([1, 1, 2], 2) == 3
+    assert replay.pool_seconds([2, 1, 1], 2) == 2
+    assert replay.per_video_fill([16, 4]) == 20 / 32
