@@ -1,4 +1,4 @@
-"""How near the schedule comes to what the work allows, with 2 to 64 slots, and how full batches are.
+"""How near the schedule comes to what the work allows, and how full its batches are.
 
 In: a seed. Out, on a clock that jumps (no process, no waiting): a folder of videos of lognormal
 length whose windows take lognormal times, through the engine's own schedule; beside it the same

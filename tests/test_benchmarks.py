@@ -8,9 +8,11 @@ import sys
 import pytest
 from shell import ROOT
 
+from engine.testing.transcriber import make_model
+
 BENCHMARKS = ROOT / "benchmarks"
 SPEECH = ROOT.parent / "shared" / "speech"
-SCRIPTS = ("accuracy", "folder", "calls", "replay")
+SCRIPTS = ("accuracy", "folder", "calls", "replay", "speedup")
 needs_speech = pytest.mark.skipif(
     not (SPEECH / "manifest.tsv").is_file(), reason="needs ../shared/speech beside the checkout"
 )
@@ -188,6 +190,20 @@ def module(name, monkeypatch):
     monkeypatch.setitem(sys.modules, spec.name, loaded)  # its dataclasses look it up
     spec.loader.exec_module(loaded)
     return loaded
+
+
+# speedup
+
+
+def test_speedup_measures_given_files_and_draws(samples, tmp_path):
+    make_model(tmp_path / "fake", seconds=0.4)
+    words = [samples / "bad_heist.mkv", "--model", tmp_path / "fake", "--slots", "1,2"]
+    words += ["--rounds", "1", "--plot", tmp_path / "scaling.svg"]
+    found = document(benchmark("speedup", *words, folder=tmp_path))
+    assert [m["slots"] for m in found["measurements"]] == [1, 2]
+    assert found["measurements"][0]["speed_up"] == 1
+    assert 0 <= found["serial_share"] <= 1
+    assert (tmp_path / "scaling.svg").read_text("utf-8").startswith("<svg")
 
 
 # replay
