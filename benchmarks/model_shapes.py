@@ -20,7 +20,6 @@ tied to the embedding, which costs memory (130 MB for large-v3) and no time.
 import argparse
 import itertools
 import json
-import os
 import random
 import sys
 import tempfile
@@ -30,9 +29,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
-
-for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[name] = "1"  # before any library is imported
 
 import ctranslate2
 import numpy as np

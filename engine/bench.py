@@ -191,7 +191,7 @@ def _or_dash(value: float | None) -> str:
 
 def _one(paths: Paths, config: Config, cores: int | None) -> tuple[float, RunReport]:
     began = time.monotonic()
-    with _limited(cores):
+    with limited(cores):
         report = run(paths, config)
     seconds = time.monotonic() - began
     if report.exit_code:
@@ -228,7 +228,7 @@ def _cores_for(made: Plan, slots: int) -> int | None:
 
 
 @contextmanager
-def _limited(cores: int | None) -> Iterator[None]:
+def limited(cores: int | None) -> Iterator[None]:
     """This thread, and the processes it starts meanwhile, on so many cores."""
     if cores is None or not hasattr(os, "sched_setaffinity"):
         yield
