@@ -7,7 +7,7 @@
     python benchmarks/gpu.py folder         ours and BatchedInferencePipeline in turn
 
 In: nothing but this repository and `pip install -e .[gpu]`; the model has the true shape and random
-weights (model_shapes.py). Speech comes from the bundled samples or --speech, joined with a seed.
+weights (shapes.py). Speech comes from the bundled samples or --speech, joined with a seed.
 Out: times real time, the share of time in which a model call was under way, the share of the
 physical floor. Each takes under 10 minutes with --model large-v3-turbo (the default) or large-v3.
 Text is not looked at: accuracy.py does that, with real models. `folder` ends with exit code 1 if a
@@ -47,7 +47,7 @@ from common import (
     timed,
     turns,
 )
-from model_shapes import SHAPES, Peak, floor_seconds, given_peak, known_peak, make_shape
+from shapes import SHAPES, Peak, floor_seconds, given_peak, known_peak, make_shape
 
 from engine.api import check_slots, run
 from engine.bench import limited

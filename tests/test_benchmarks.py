@@ -12,6 +12,7 @@ from shell import ROOT
 
 from engine.pools.hardware import snapshot
 from engine.records import SpeechOptions
+from engine.speech.whisper import Recognizer
 from engine.testing.transcriber import make_model
 
 BENCHMARKS = ROOT / "benchmarks"
@@ -277,8 +278,8 @@ def test_first_batch_times_ours_and_the_peer_and_prepares_the_whole_film(tiny_en
 
 
 @pytest.fixture
-def shapes(common, monkeypatch):
-    return module("model_shapes", monkeypatch)
+def shapes(monkeypatch):
+    return module("shapes", monkeypatch)
 
 
 def test_floor_counts_what_a_model_of_that_shape_must_compute_and_read(shapes):
@@ -297,14 +298,15 @@ def test_floor_counts_what_a_model_of_that_shape_must_compute_and_read(shapes):
     assert 30 / window == pytest.approx(2986, rel=0.01)
 
 
-def test_share_of_the_floor_is_unknown_where_the_device_is(shapes):
+def test_share_of_the_floor_is_unknown_where_the_device_is(shapes, monkeypatch):
+    cost = module("model_shapes", monkeypatch).Cost
+    assert cost(8, 0.1, 0.1, 100, None).share is None
+    assert cost(8, 0.1, 0.1, 100, 0.05).share == pytest.approx(0.25)
     assert shapes.known_peak("cpu", ["NVIDIA H200"]) is None
     assert shapes.known_peak("cuda", ["Something New"]) is None
     assert shapes.known_peak("cuda", ["NVIDIA H200"]).flops == 790e12
     assert shapes.given_peak(100.0, None) is None
     assert shapes.given_peak(100.0, 2.0) == shapes.Peak(1e14, 2e12)
-    assert shapes.Cost(8, 0.1, 0.1, 100, None).share is None
-    assert shapes.Cost(8, 0.1, 0.1, 100, 0.05).share == pytest.approx(0.25)
 
 
 def test_vocabulary_has_whispers_layout(shapes):
@@ -318,7 +320,7 @@ def test_vocabulary_has_whispers_layout(shapes):
 
 def test_every_window_of_a_made_model_has_the_tokens_that_were_asked_for(shapes, tmp_path):
     folder = shapes.make_shape(tmp_path / "tiny", shapes.SHAPES["tiny"], tokens=12)
-    recognizer = shapes.Recognizer(folder, "cpu", "int8", 1)
+    recognizer = Recognizer(folder, "cpu", "int8", 1)
     assert (recognizer.multilingual, recognizer.mels) == (True, 80)
     chance = np.random.default_rng(5)
     rows = [chance.standard_normal((80, 3000), np.float32) * scale for scale in (0.1, 2.0)]
