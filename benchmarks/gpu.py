@@ -53,6 +53,7 @@ from engine.api import check_slots, run
 from engine.bench import limited
 from engine.config import Config
 from engine.pools.hardware import snapshot
+from engine.terminal import count
 
 PEERS = Path(__file__).with_name("peers.py")
 TIMES_AS_FAST = {"large-v3-turbo": 4.0, "large-v3": 2.5}
@@ -157,7 +158,7 @@ def model(setting: Setting) -> _Found:
 
 def slots(setting: Setting) -> _Found:
     """Whole runs with more slots on the same GPU."""
-    return _compared("slots", SLOTS, lambda count: _engine(setting, slots=count)), []
+    return _compared("slot", SLOTS, lambda number: _engine(setting, slots=number)), []
 
 
 def preparation(setting: Setting) -> _Found:
@@ -169,7 +170,7 @@ def preparation(setting: Setting) -> _Found:
 
     cores = int(snapshot().cores)
     counts = [workers for workers in WORKERS if workers < cores]
-    return _compared("preparation workers", counts, measured), []
+    return _compared("preparation worker", counts, measured), []
 
 
 def folder(setting: Setting) -> _Found:
@@ -208,11 +209,11 @@ def _compared(
     what: str, counts: Iterable[int], measured: Callable[[int], Pass]
 ) -> Mapping[str, Any]:
     found = {}
-    for count in counts:
-        found[count] = measured(count)
-        say(f"{count} {what}: {found[count].seconds:.1f} s")
-    _print({f"{count} {what}": one for count, one in found.items()})
-    return {what: {count: asdict(one) for count, one in found.items()}}
+    for number in counts:
+        found[number] = measured(number)
+        say(f"{count(number, what)}: {found[number].seconds:.1f} s")
+    _print({count(number, what): one for number, one in found.items()})
+    return {f"{what}s": {number: asdict(one) for number, one in found.items()}}
 
 
 def _print(found: Mapping[str, Pass]) -> None:
@@ -265,7 +266,7 @@ def _engine(setting: Setting, **changes: Any) -> Pass:
         raise SystemExit(f"the run ended with {report.exit_code}: {reasons[0].message}")
     opened, batches = _attempts(output / ".reelmine" / "ledger.sqlite")
     begin, end = min(opened.values()), max(end for _, _, end, _ in batches)
-    windows = sum(count for *_, count in batches)
+    windows = sum(rows for *_, rows in batches)
     busy = [
         covered([(b, e) for place, b, e, _ in batches if place == slot]) / (end - begin)
         for slot in opened

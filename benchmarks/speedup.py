@@ -29,6 +29,7 @@ from common import (
 from engine.bench import lines, measure, numbers
 from engine.config import Config
 from engine.plot import svg
+from engine.terminal import count
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,7 +73,7 @@ def _joined(folder: Path, given: argparse.Namespace) -> list[str]:
 
 
 def _tell(slots: int, seconds: float) -> None:
-    say(f"{slots} slots: {seconds:.1f} s")
+    say(f"{count(slots, 'slot')}: {seconds:.1f} s")
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from engine.speech.models import resolve
 from engine.terminal import count, printable
 
 ENOUGH = 1.03  # a setting within 3 % of the fastest is as good
+_QUIET = 0.25  # load a core; above it the figures are also those of other programs
 _READ = 1 << 24  # bytes
 
 
@@ -62,6 +63,7 @@ class Scaling:
     advice: str  # one sentence
     model: str
     audio: float  # seconds
+    load: float | None = None  # of the machine before the first run, a core; None: not known
 
 
 def measure(
@@ -84,7 +86,7 @@ def measure(
         _check(made)
         _read(resolve(config.model, device_kind(config, snapshot())).path)
         taken: dict[int, list[float]] = {number: [] for number in counts}
-        audio = 0.0
+        audio, load = 0.0, _load()
         for turn in range(rounds):
             for number in counts if turn % 2 == 0 else reversed(counts):
                 output = Path(scratch, f"{number}-{turn}")
@@ -94,7 +96,7 @@ def measure(
                 taken[number].append(seconds)
                 on_run(number, seconds)
     times = {number: median(seconds) for number, seconds in taken.items()}
-    return scaling(times, audio, made.model, len(made.sizing.slots))
+    return replace(scaling(times, audio, made.model, len(made.sizing.slots)), load=load)
 
 
 def up_to(most: int) -> tuple[int, ...]:
@@ -172,7 +174,13 @@ def lines(found: Scaling) -> list[str]:
     told += [head, *rows]
     if found.serial_share is not None:
         told.append(_share_line(found.serial_share))
-    return [*told, found.advice]
+    told.append(found.advice)
+    if found.load is not None and found.load > _QUIET:
+        told.append(
+            f"Other programs were at work (load {found.load:.1f} a core before the first run), so"
+            " trust none of this before you have measured again on a quiet machine."
+        )
+    return told
 
 
 def _share_line(share: float) -> str:
@@ -201,6 +209,14 @@ def _one(paths: Paths, config: Config, cores: int | None) -> tuple[float, RunRep
         ended = f"The run with {slots} ended with exit code {report.exit_code}"
         raise BenchError(f"{ended}, so its time says nothing: {why}", report.exit_code)
     return seconds, report
+
+
+def _load() -> float | None:
+    """The load of the last minute, a core."""
+    try:
+        return os.getloadavg()[0] / (os.cpu_count() or 1)
+    except (OSError, AttributeError):
+        return None
 
 
 def _check(made: Plan) -> None:

@@ -1,6 +1,7 @@
 """Speed-up over slots: the fit, what is advised, the picture, and the command on real runs."""
 
 import os
+from dataclasses import replace
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -63,6 +64,15 @@ def test_fewest_slots_that_are_as_good_as_the_fastest_are_advised(
     found = bench.scaling(times, 400.0, "tiny", 2)
     assert found.recommended == best
     assert found.advice.startswith(advice)
+
+
+@pytest.mark.parametrize(("load", "told"), [(1.4, True), (0.1, False), (None, False)])
+def test_figures_of_a_busy_machine_are_told_not_to_be_trusted(
+    load: float | None, told: bool
+) -> None:
+    found = replace(bench.scaling({1: 80.0, 2: 41.0}, 400.0, "tiny", 2), load=load)
+    assert any("load 1.4 a core" in line for line in bench.lines(found)) is told
+    assert found.advice in bench.lines(found)
 
 
 def test_slots_double_up_to_the_most() -> None:
