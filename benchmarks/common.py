@@ -156,20 +156,36 @@ def _lengths(seconds: float, chance: random.Random) -> Iterator[float]:
         left -= length
 
 
+def join_film(clips: Sequence[Clip], path: Path, minutes: float, seed: int) -> Recording:
+    """One WAV file of at least so many minutes, the same for one seed."""
+    chance = random.Random(seed)
+    parts: list[tuple[Clip, float]] = []
+    length = 0.0
+    while length < minutes * 60:
+        for clip in chance.sample(list(clips), len(clips)):
+            parts.append((clip, chance.choice(PAUSES)))
+            length += clip.seconds + parts[-1][1]
+            if length >= minutes * 60:
+                break
+    return _write(path, parts)
+
+
 def _write(path: Path, parts: Sequence[tuple[Clip, float]]) -> Recording:
     """Put clips one after the other, a pause after each, as 16 bit WAV."""
-    samples = []
-    for clip, pause in parts:
-        with Audio(str(clip.path), clip.track) as audio:
-            samples += [audio.read(3600 * SAMPLE_RATE), np.zeros(int(pause * SAMPLE_RATE))]
-    whole = np.concatenate(samples)
+    count = 0
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(SAMPLE_RATE)
-        file.writeframes(np.clip(np.round(whole * 32768), -32768, 32767).astype("<i2").tobytes())
+        for clip, pause in parts:
+            with Audio(str(clip.path), clip.track) as audio:
+                heard = audio.read(3600 * SAMPLE_RATE)
+            samples = np.concatenate([heard, np.zeros(int(pause * SAMPLE_RATE))])
+            whole = np.clip(np.round(samples * 32768), -32768, 32767)
+            file.writeframes(whole.astype("<i2").tobytes())
+            count += len(samples)
     text = " ".join(clip.reference for clip, _ in parts)
-    return Recording(path, len(whole) / SAMPLE_RATE, text)
+    return Recording(path, count / SAMPLE_RATE, text)
 
 
 # --- measuring ---------------------------------------------------------------------------------

@@ -1,15 +1,16 @@
 """The peer as a program of its own: faster-whisper over a list of files, as its README has it.
 
-In: a job file (JSON of `Job`). Out: a JSON list with the text and language of each file, in the
-order of the job. Several processes take file after file from one queue, the longest first, so that
-none is left with a long one at the end. Imports nothing of ours: what is timed is the peer and its
-start-up.
+In: a job file (JSON of `Job`). Out: a JSON list with the text, the language and the seconds of each
+file, in the order of the job, or when its first text came. Several processes take file after file
+from one queue, the longest first, so that none is left with a long one at the end. Imports nothing
+of ours: what is timed is the peer and its start-up.
 """
 
 import json
 import multiprocessing
 import os
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -26,8 +27,9 @@ class Job:
     files: Sequence[tuple[str, str | None]]  # path, language (None: detected)
     output: str
     processes: int = 1
-    init: Mapping[str, Any] = field(default_factory=dict)  # of WhisperModel
+    init: Mapping[str, Any] = field(default_factory=dict)  # of WhisperModel; the device: cpu
     options: Mapping[str, Any] = field(default_factory=dict)  # of transcribe
+    first_only: bool = False  # stop at each file's first segment, and tell when it came
 
 
 def main(path: str) -> None:
@@ -35,7 +37,8 @@ def main(path: str) -> None:
     job = Job(**json.loads(Path(path).read_text("utf-8")))
     if job.processes == 1:
         _open(job)
-        results = [_transcribe(*file) for file in job.files]
+        work = _begin if job.first_only else _transcribe
+        results = [work(*file) for file in job.files]
     else:
         results = _share(job)
     Path(job.output).write_text(json.dumps(results), encoding="utf-8")
@@ -58,15 +61,26 @@ def _open(job: Job) -> None:
     global _pipeline, _options  # noqa: PLW0603 -- see above
     from faster_whisper import BatchedInferencePipeline, WhisperModel
 
-    model = WhisperModel(job.model, device="cpu", **job.init)
+    model = WhisperModel(job.model, **({"device": "cpu"} | job.init))
     _pipeline = BatchedInferencePipeline(model) if job.pipeline == "batched" else model
     _options = job.options
 
 
 def _transcribe(path: str, language: str | None) -> dict[str, Any]:
+    began = time.monotonic()
     segments, info = _pipeline.transcribe(path, language=language, **_options)
     text = "".join(segment.text for segment in segments)
-    return {"path": path, "text": text, "language": info.language}
+    seconds = time.monotonic() - began
+    return {"path": path, "text": text, "language": info.language, "seconds": seconds}
+
+
+def _begin(path: str, language: str | None) -> dict[str, Any]:
+    """Seconds until the file is prepared, which comes before any model call, and to its text."""
+    began = time.monotonic()
+    segments, _ = _pipeline.transcribe(path, language=language, **_options)
+    prepared = time.monotonic() - began
+    next(iter(segments), None)
+    return {"path": path, "prepared": prepared, "first": time.monotonic() - began}
 
 
 if __name__ == "__main__":

@@ -22,9 +22,9 @@ import click
 from engine import __version__
 from engine.config import Config, load
 from engine.errors import EXIT_DONE, EXIT_INCOMPLETE, EXIT_USAGE, ReelmineError, UsageError
-from engine.options import run_options, talk_options
+from engine.options import bench_options, run_options, talk_options
 from engine.spelling import Command, Group
-from engine.terminal import printable, write_line
+from engine.terminal import count, printable, write_line
 
 _INTERRUPTED = 130  # as a shell counts a death by SIGINT
 _CALLS = "reelmine-call"  # how the LLM threads are called (pools/threads.py)
@@ -105,6 +105,42 @@ def plan(shell: _Shell, /, paths: tuple[str, ...], files_from: str | None, **opt
     for line in plan_lines(made, every_video=shell.verbose):
         _say(line)
     return EXIT_INCOMPLETE if made.problems else EXIT_DONE
+
+
+@app.command(cls=Command)
+@bench_options
+@talk_options
+@click.pass_obj
+def bench(
+    shell: _Shell,
+    /,
+    paths: tuple[str, ...],
+    files_from: str | None,
+    slots: str | None,
+    rounds: int,
+    plot: str | None,
+    **options: Any,
+) -> None:
+    """Measure how much faster more slots are with your own videos.
+
+    Transcribes PATHS from the beginning with 1, 2, ... slots, into a folder that is removed, and
+    says which setting to use. A CPU's slots each keep their threads: fewer slots, fewer cores.
+    """
+    names, config = _paths(paths, files_from), load(_given(options))
+    from engine import bench as benchmark
+    from engine.plot import svg
+    from engine.store.files import write_atomic
+
+    _set_up_log(shell)
+    counts = benchmark.numbers(slots) if slots else ()
+    if plot and not Path(plot).absolute().parent.is_dir():
+        raise UsageError(f"--plot: {printable(plot)} is in a folder that is not there; make it.")
+    told = _ignore_run if shell.quiet else _say_run
+    found = benchmark.measure(names, config, counts, rounds, told)
+    if plot:
+        write_atomic(Path(plot), svg(found).encode())
+    for line in benchmark.lines(found):
+        _say(line)
 
 
 @app.command(cls=Command)
@@ -197,6 +233,15 @@ def _run(shell: _Shell, paths: Sequence[str], config: Config) -> int:
     _set_up_log(shell)
     with Progress(sys.stderr if shell.quiet else sys.stdout, quiet=shell.quiet) as progress:
         return run_all(paths, config, progress).exit_code
+
+
+def _say_run(slots: int, seconds: float) -> None:
+    """Progress of a benchmark; not part of what it found."""
+    write_line(sys.stderr, f"{count(slots, 'slot')}: {seconds:.1f} s")
+
+
+def _ignore_run(slots: int, seconds: float) -> None:
+    """The same for who wants to hear of problems only."""
 
 
 def _fetch(name: str, shell: _Shell) -> None:

@@ -4,7 +4,7 @@ Those of ``run`` and ``plan`` are the fields of ``Config``, as texts; ``config``
 field needs a line here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import click
@@ -19,7 +19,21 @@ _Decorator = Callable[[_F], _F]
 
 def run_options(command: _F) -> _F:
     """PATHS and everything of ``Config``, in the order of the help page."""
-    for option in reversed(_OPTIONS):
+    return _with_paths(command, _OPTIONS)
+
+
+def bench_options(command: _F) -> _F:
+    """PATHS, what decides the text, where it runs, and what to measure."""
+    own = (
+        _value("--slots NUMBERS", "Such as 1,2,4; default: doubling up to what fits.", _MACHINE),
+        _counted("--rounds N", "Runs with each; the median counts; default 1.", _MACHINE),
+        _value("--plot FILE", "Draw speed-up against slots into this SVG file.", _MACHINE),
+    )
+    return _with_paths(command, (*_MODEL, *_WHERE, *_TEXT, *own, *_PROCESS))
+
+
+def _with_paths(command: _F, options: Sequence[_Decorator[Any]]) -> _F:
+    for option in reversed(options):
         command = option(command)
     return click.argument("paths", nargs=-1, type=click.UNPROCESSED, metavar="PATH...")(command)
 
@@ -48,15 +62,28 @@ def _value(names: str, text: str, section: str, *, many: bool = False) -> _Decor
     )
 
 
+def _counted(names: str, text: str, section: str) -> _Decorator[Any]:
+    """A number from 1 up that is not a field of ``Config``; 1 if it is not given."""
+    name, metavar = names.split()
+    number = click.IntRange(min=1)
+    return click.option(
+        name, cls=Option, help=text, section=section, metavar=metavar, type=number, default=1
+    )
+
+
 def _switch(names: str, text: str, section: str) -> _Decorator[Any]:
     return click.option(*names.split(), cls=Switch, help=text, section=section)
 
 
 _FIRST, _SPEECH, _ANALYSIS, _MACHINE = "Needed first", "Speech", "Analysis", "Machine"
-_OPTIONS = (
+_OUTPUT = (
     _value("-o --output --output-dir output DIR", "Folder for all that is written.", _FIRST),
+)
+_MODEL = (
     _value("--model NAME", "Name, hub repository or folder; default: the best to be had.", _FIRST),
     _value("--language LANG", "Code or English name; default: detected per video.", _FIRST),
+)
+_ASKED = (
     _value(
         "-f --output-format NAMES",
         f"all, or of {', '.join(FORMATS)}; default all.",
@@ -71,10 +98,14 @@ _OPTIONS = (
     ),
     _value("--llm-model NAME", "The model that analyses; default: offline phrasebook.", _FIRST),
     _value("--llm-base-url URL", "OpenAI-compatible endpoint; default: OPENAI_BASE_URL.", _FIRST),
+)
+_WHERE = (
     _value("--device DEVICE", "auto, cpu, cuda, or GPUs by number: cuda:0,cuda:2.", _FIRST),
     _value(
         "--files-from LIST", "List of more paths, one a line or NUL-separated; -: stdin.", _FIRST
     ),
+)
+_TEXT = (
     _value("--task TASK", f"{' or '.join(TASKS)} (into English).", _SPEECH),
     _value("--initial-prompt TEXT", "Text before the speech: names, spelling, style.", _SPEECH),
     _value("--hotwords TEXT", "Words to expect.", _SPEECH),
@@ -85,13 +116,22 @@ _OPTIONS = (
     _value("--mode MODE", f"{' or '.join(MODES)}; default batched.", _SPEECH),
     _value("--compute-type TYPE", f"{', '.join(COMPUTE_TYPES)}; default auto.", _SPEECH),
     _value("--encoder NAME", f"{', '.join(ENCODERS)}; default auto.", _SPEECH),
+)
+_CALLS = (
     _switch("--analysis", "Analyse the transcripts; default: yes.", _ANALYSIS),
     _value("--llm-threads N", "Calls at a time; default 8.", _ANALYSIS),
     _value("--call-timeout SECONDS", "Seconds for a call, all attempts; default 300.", _ANALYSIS),
     _value("--attempt-timeout SECONDS", "Seconds for one HTTP exchange; default 120.", _ANALYSIS),
-    _value("--slots N", "Transcribing processes; default: what the machine has.", _MACHINE),
+)
+_SLOTS = (_value("--slots N", "Transcribing processes; default: what the machine has.", _MACHINE),)
+_PROCESS = (
     _value("--batch-size N", "Windows per model call; default: what fits.", _MACHINE),
     _value("--scratch DIR", "Folder for what is kept meanwhile; default: TMPDIR.", _MACHINE),
+)
+_ENDING = (
     _value("--grace SECONDS", "Seconds from a signal to the kill; default 20.", _MACHINE),
     _value("--time-limit TIME", "Seconds or HH:MM:SS for the whole run.", _MACHINE),
 )
+_OPTIONS = (
+    *_OUTPUT, *_MODEL, *_ASKED, *_WHERE, *_TEXT, *_CALLS, *_SLOTS, *_PROCESS, *_ENDING,
+)  # fmt: skip

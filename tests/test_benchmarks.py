@@ -1,16 +1,26 @@
 """The benchmarks can be run, measure the same thing twice, and end with what programs read."""
 
-import importlib
+import importlib.util
 import json
+import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from shell import ROOT
 
+from engine.pools.hardware import snapshot
+from engine.records import SpeechOptions
+from engine.speech.whisper import Recognizer
+from engine.testing.transcriber import make_model
+
 BENCHMARKS = ROOT / "benchmarks"
 SPEECH = ROOT.parent / "shared" / "speech"
-SCRIPTS = ("accuracy", "folder", "calls", "encoders", "overlap")
+SCRIPTS = (
+    *("accuracy", "folder", "calls", "encoders", "overlap", "replay", "speedup"),
+    *("first_batch", "model_shapes", "gpu"),
+)
 needs_speech = pytest.mark.skipif(
     not (SPEECH / "manifest.tsv").is_file(), reason="needs ../shared/speech beside the checkout"
 )
@@ -178,3 +188,208 @@ def test_accuracy_reads_the_engines_own_files(tiny_en, tmp_path):
     rows = [line.split("\t") for line in texts.read_text("utf-8").splitlines()]
     assert {row[1] for row in rows} == set(errors)
     assert all(row[4] for row in rows if row[2].startswith("read_"))
+
+
+def module(name, monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", BENCHMARKS / f"{name}.py")
+    loaded = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, loaded)  # its dataclasses look it up
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+# speedup
+
+
+def test_speedup_measures_given_files_and_draws(samples, tmp_path):
+    make_model(tmp_path / "fake", seconds=0.4)
+    words = [samples / "bad_heist.mkv", "--model", tmp_path / "fake", "--slots", "1,2"]
+    words += ["--rounds", "1", "--plot", tmp_path / "scaling.svg"]
+    found = document(benchmark("speedup", *words, folder=tmp_path))
+    assert [m["slots"] for m in found["measurements"]] == [1, 2]
+    assert found["measurements"][0]["speed_up"] == 1
+    assert 0 <= found["serial_share"] <= 1
+    assert (tmp_path / "scaling.svg").read_text("utf-8").startswith("<svg")
+
+
+# replay
+
+
+def test_replay_meets_its_gates_and_beats_a_pool_of_whole_videos(tmp_path):
+    found = document(benchmark("replay", folder=tmp_path))
+    assert all(gate["passed"] for gate in found["gates"])
+    assert len(found["gates"]) == 4
+    many = found["efficiency"]["64"]
+    assert many["ours"] > many["whole_videos_at_best"] >= many["longest_first"]
+    assert found["fill_per_video"] < found["fill"]["1"]["fill"] <= 1
+
+
+def test_replayed_folder_is_the_same_for_the_same_seed_only(monkeypatch):
+    replay = module("replay", monkeypatch)
+    assert replay.draw(5, 20, 1.0) == replay.draw(5, 20, 1.0)
+    assert replay.draw(5, 20, 1.0) != replay.draw(6, 20, 1.0)
+
+
+def test_pool_of_whole_videos_is_timed_as_a_pool_works(monkeypatch):
+    replay = module("replay", monkeypatch)
+    assert replay.pool_seconds([1, 1, 2], 2) == 3
+    assert replay.pool_seconds([2, 1, 1], 2) == 2
+    assert replay.per_video_fill([16, 4]) == 20 / 32
+
+
+# first_batch
+
+
+def test_film_is_as_long_as_asked_and_the_same_for_the_same_seed(common, tmp_path):
+    clips = common.bundled_clips()
+    first, again, other = (
+        common.join_film(clips, tmp_path / f"{n}.wav", 8, seed) for n, seed in enumerate([3, 3, 4])
+    )
+    assert 480 <= first.seconds < 480 + max(clip.seconds for clip in clips) + 2
+    assert first.path.stat().st_size == 44 + 2 * round(first.seconds * 16_000)
+    assert first.path.read_bytes() == again.path.read_bytes() != other.path.read_bytes()
+
+
+def test_peak_memory_is_that_of_the_past_too(monkeypatch):
+    first_batch = module("first_batch", monkeypatch)
+    before = first_batch.peak_memory(os.getpid())
+    if before is None:
+        pytest.skip("needs /proc")
+    taken = b"x" * (200 << 20)  # written, so resident
+    del taken
+    assert first_batch.peak_memory(os.getpid()) >= 200
+    assert first_batch.peak_memory(2**30) is None
+
+
+@pytest.mark.slow
+def test_first_batch_times_ours_and_the_peer_and_prepares_the_whole_film(tiny_en, tmp_path):
+    words = ["--minutes", "3", "--rounds", "1", "--scratch", tmp_path]
+    found = document(benchmark("first_batch", *words, folder=tmp_path, timeout=280))
+    ours, peer = found["seconds"]["ours"], found["seconds"]["BatchedInferencePipeline"]
+    assert 0 <= ours["sent"] < ours["text"]
+    assert 0 < peer["sent"] < peer["text"]
+    assert all(peak > 10 for peak in found["memory_mib"].values() if peak is not None)
+    assert not list(tmp_path.iterdir())
+
+
+# model_shapes
+
+
+@pytest.fixture
+def shapes(monkeypatch):
+    return module("shapes", monkeypatch)
+
+
+def test_floor_counts_what_a_model_of_that_shape_must_compute_and_read(shapes):
+    """By hand from the layers: GFLOP of a window and of a token, MB of a step."""
+    large, turbo, tiny = (shapes.SHAPES[n] for n in ("large-v3", "large-v3-turbo", "tiny"))
+    assert shapes.encoder_flops(tiny) == pytest.approx(36.9e9, rel=0.01)
+    assert shapes.encoder_flops(large) == shapes.encoder_flops(turbo)
+    assert shapes.encoder_flops(large) == pytest.approx(2274e9, rel=0.01)
+    assert shapes.cross_flops(large) == pytest.approx(315e9, rel=0.01)
+    assert shapes.token_flops(large, 54) == pytest.approx(1.86e9, rel=0.01)
+    assert shapes.step_bytes(large, 0, 0) == pytest.approx(1601e6, rel=0.01)
+    reading = shapes.step_bytes(turbo, 1, 54) - shapes.step_bytes(turbo, 0, 54)
+    assert reading == pytest.approx(31.8e6, rel=0.01)
+    peak = shapes.Peak(790e12, 4.5e12)
+    window = shapes.floor_seconds(large, 32, 100, peak)
+    assert 30 / window == pytest.approx(2986, rel=0.01)
+
+
+def test_share_of_the_floor_is_unknown_where_the_device_is(shapes, monkeypatch):
+    cost = module("model_shapes", monkeypatch).Cost
+    assert cost(8, 0.1, 0.1, 100, None).share is None
+    assert cost(8, 0.1, 0.1, 100, 0.05).share == pytest.approx(0.25)
+    assert shapes.known_peak("cpu", ["NVIDIA H200"]) is None
+    assert shapes.known_peak("cuda", ["Something New"]) is None
+    assert shapes.known_peak("cuda", ["NVIDIA H200"]).flops == 790e12
+    assert shapes.given_peak(100.0, None) is None
+    assert shapes.given_peak(100.0, 2.0) == shapes.Peak(1e14, 2e12)
+
+
+def test_vocabulary_has_whispers_layout(shapes):
+    for name, size in (("tiny", 51_865), ("large-v3", 51_866)):
+        words, tokenizer = shapes._vocabulary(shapes.SHAPES[name])
+        assert len(words) == len(set(words)) == shapes.SHAPES[name].vocabulary == size
+        assert words.index("<|endoftext|>") == tokenizer.token_to_id("<|endoftext|>") == 50_257
+        assert tokenizer.token_to_id("<|notimestamps|>") == words.index("<|0.00|>") - 1
+        assert tokenizer.decode(tokenizer.encode("naïve ♪ talk").ids) == "naïve ♪ talk"
+
+
+def test_every_window_of_a_made_model_has_the_tokens_that_were_asked_for(shapes, tmp_path):
+    folder = shapes.make_shape(tmp_path / "tiny", shapes.SHAPES["tiny"], tokens=12)
+    recognizer = Recognizer(folder, "cpu", "int8", 1)
+    assert (recognizer.multilingual, recognizer.mels) == (True, 80)
+    chance = np.random.default_rng(5)
+    rows = [chance.standard_normal((80, 3000), np.float32) * scale for scale in (0.1, 2.0)]
+    states = recognizer.encode(rows)
+    for beam in (1, 5):
+        options = SpeechOptions(
+            "batched", "en", "transcribe", None, None, beam, False, True, None, "int8"
+        )
+        for result in recognizer.decode(states, [0, 1], [30.0] * 2, ["en", "de"], options):
+            [piece] = result.pieces
+            assert len(piece.tokens) == 12
+            assert piece.tokens[0] >= 50_364 <= piece.tokens[-1]
+            assert all(token < 50_257 for token in piece.tokens[1:-1])
+            assert piece.text.strip()
+
+
+def test_model_shapes_refuses_lengths_that_no_window_has(shapes, tmp_path):
+    with pytest.raises(SystemExit, match="2 tokens"):
+        shapes.make_shape(tmp_path / "short", shapes.SHAPES["tiny"], tokens=2)
+    done = benchmark("model_shapes", "--models", "huge", folder=tmp_path)
+    assert done.returncode == 2
+    assert "large-v3-turbo" in done.stderr
+
+
+def test_model_shapes_times_both_halves(tmp_path):
+    words = ["--models", "tiny", "--device", "cpu", "--tokens", "8", "--batches", "1,2"]
+    words += ["--rounds", "1", "--tera-flops", "0.1", "--tera-bytes", "0.02"]
+    found = document(benchmark("model_shapes", *words, folder=tmp_path))
+    one, two = found["models"]["tiny"]
+    assert (one["batch"], two["batch"]) == (1, 2)
+    assert one["tokens"] == two["tokens"] == 8
+    assert one["encode"] > 0 < one["decode"]
+    assert one["share_of_floor"] > 0
+
+
+# gpu
+
+
+@pytest.mark.parametrize("command", ["canary", "model", "slots", "preparation", "folder"])
+def test_gpu_without_a_gpu_says_so_and_is_no_failure(command, tmp_path):
+    if snapshot().gpus:
+        pytest.skip("there is a GPU")
+    done = benchmark("gpu", command, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = document(done)
+    assert (found["command"], found["state"]) == (command, "skipped")
+    assert len([line for line in done.stdout.splitlines() if line.startswith("skipped:")]) == 1
+
+
+def test_time_under_way_counts_overlapping_batches_once(shapes, monkeypatch):
+    gpu = module("gpu", monkeypatch)
+    assert gpu.covered([(0, 2), (1, 3), (5, 6), (5.2, 5.5)]) == 4
+    assert gpu.covered([]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["canary", "model", "slots", "preparation", "folder"])
+def test_gpu_goes_through_its_steps_on_a_cpu(command, tmp_path):
+    words = [command, "--device", "cpu", "--model", "tiny", "--tokens", "4", "--minutes", "0.2"]
+    words += ["--rounds", "1", "--batches", "1", "--beam-size", "1", "--scratch", tmp_path]
+    done = benchmark("gpu", *words, folder=tmp_path, timeout=280)
+    found = document(done)
+    assert done.returncode == 0, done.stderr
+    assert found["state"] == "measured"
+    figures = found["figures"]
+    if command == "slots":
+        assert list(figures["slots"]) == ["1", "2", "3"]
+        assert all(0 < one["busy"] <= 1 for one in figures["slots"].values())
+    if command == "folder":
+        assert figures["ours"]["windows"] > 0 < figures["peer_seconds"]
+        assert figures["times_as_fast"] > 0
+    assert not list(tmp_path.iterdir())

@@ -50,6 +50,7 @@ ALLOWED = {
 PURE = {
     "schedule.py",
     "job.py",
+    "plot.py",
     "records.py",
     "tally.py",
     "usage.py",
@@ -159,7 +160,16 @@ def test_decisions_touch_nothing_outside(file: str) -> None:
 
 @pytest.mark.parametrize(
     "file",
-    ["api.py", "loop.py", "setup.py", "cli.py", "schedule.py", "pools/local.py", "__init__.py"],
+    [
+        "api.py",
+        "bench.py",
+        "loop.py",
+        "setup.py",
+        "cli.py",
+        "schedule.py",
+        "pools/local.py",
+        "__init__.py",
+    ],
 )
 def test_the_parent_loads_no_model_library(file: str) -> None:
     assert not loaded_with(file) & NOT_IN_PARENT

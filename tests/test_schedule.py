@@ -5,11 +5,11 @@ from collections import Counter
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from replay import DIED, Replay, lengths
 
 from engine import messages, schedule
 from engine.records import Problem
 from engine.schedule import Schedule
+from engine.testing.replay import DIED, Replay, lengths
 
 
 def all_units(windows: dict[int, int]) -> Counter[tuple[int, int]]:

@@ -141,7 +141,7 @@ def open_slot(spec: SlotSpec) -> SlotInfo:
     """Load the model and hear the canary; raises what is wrong."""
     global _slot  # noqa: PLW0603 -- one model per process, for its life
     if spec.device == "cuda":
-        _preload_cublas()
+        preload_cublas()
     recognizer: Any
     if (spec.model / "fake.json").exists():  # made by engine.testing.transcriber
         from engine.testing.transcriber import FakeRecognizer
@@ -219,7 +219,7 @@ def _whole(file: "Audio") -> "np.ndarray":
     return np.concatenate(pieces)
 
 
-def _preload_cublas() -> None:
+def preload_cublas() -> None:
     """CTranslate2 opens libcublas.so.12 by name; load the wheel's copy first, without any path."""
     import ctypes
     import importlib.util

@@ -1,10 +1,19 @@
-"""A run without processes: a schedule driven by a clock that jumps from event to event.
+"""A run without processes: the schedule driven by a clock that jumps from event to event.
 
-Each video has its real job, so that languages are decided as in a run.
+In: how many windows each video has, the slots with their batch sizes, how long things take. Out:
+the makespan, what was decoded, which batches there were. A night on eight GPUs takes a second, so a
+farm script or a benchmark can ask how the schedule would deal with its videos. Knows nothing about
+audio and models.
+
+    from engine.testing.replay import Replay
+    replay = Replay(windows={0: 240, 1: 3, 2: 12}, slots={"cuda:0": 16, "cuda:1": 16})
+    seconds = replay.run()
 """
 
+import heapq
+import itertools
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from engine import messages
@@ -14,42 +23,52 @@ from engine.records import SAMPLE_RATE, Piece, Problem, Span, Video, Window, Win
 from engine.schedule import Schedule
 
 DIED = Problem("E_WORKER_DIED", "killed")
+_PROBE_SECONDS = 0.001
+_DEATH_SECONDS = 0.2  # after its turn has come a batch that kills does so
+
+
+def _one_second(unit: Unit) -> float:
+    return 1.0
+
+
+def _never(action: messages.Decode) -> bool:
+    return False
 
 
 @dataclass
 class Replay:
-    """Windows of each video, and how long things take."""
+    """What there is to do and how long it takes; ``run`` fills the rest. Spans are seconds."""
 
-    windows: Mapping[int, int]
+    windows: Mapping[int, int]  # by video
     slots: Mapping[str, int]  # batch sizes
-    preparation: int = 1
-    seconds: Callable[[Unit], float] = lambda unit: 1.0
-    prepare_seconds: float = 0.01
-    may_wait: int | None = None
+    preparation: int = 1  # workers
+    seconds: Callable[[Unit], float] = _one_second  # a window's share of its batch
+    prepare_seconds: float = 0.01  # a window
+    open_seconds: float = 0.1  # a worker's start
+    may_wait: int | None = None  # windows that scratch has room for
     heard: Callable[[Unit], Mapping[str, float]] | None = None  # None: all is English
-    kills: Callable[[messages.Decode], bool] = lambda action: False
+    kills: Callable[[messages.Decode], bool] = _never  # whether this batch kills its slot
 
     now: float = 0.0
     done: list[Unit] = field(default_factory=list)
     failed: dict[int, Problem] = field(default_factory=dict)
     batches: list[tuple[float, str, tuple[Unit, ...]]] = field(default_factory=list)
     gave_up: Problem | None = None
-    _coming: list[tuple[float, int, str, messages.Event]] = field(default_factory=list)
+    _coming: list[tuple[float, int, str, messages.Event]] = field(default_factory=list)  # a heap
+    _number: Iterator[int] = field(default_factory=itertools.count)
     _delivered: dict[int, int] = field(default_factory=dict)
     _asked: dict[int, list[str | None]] = field(default_factory=dict)  # languages of a batch
     _free_at: dict[str, float] = field(default_factory=dict)
 
     def run(self) -> float:
-        """The makespan in seconds."""
+        """The makespan, ``open_seconds`` included."""
         self.schedule = Schedule(
             dict(self.slots), self.preparation, 4, list(self.windows), may_wait=self.may_wait
         )
         self.jobs = {video: self._job(video) for video in self.windows}
         self._perform(self.schedule.step(messages.Begin(), 0.0))
         while self._coming:
-            first = min(self._coming)
-            self._coming.remove(first)
-            self.now, _, _, event = first
+            self.now, _, _, event = heapq.heappop(self._coming)
             if isinstance(event, messages.Decoded):
                 self._decoded(event)
             elif isinstance(event, messages.Windows):
@@ -62,7 +81,7 @@ class Replay:
         return Job(Video(name, name, 1, 0, name), name, [], "en" if self.heard is None else None)
 
     def _later(self, at: float, place: str, event: messages.Event) -> None:
-        self._coming.append((at, len(self.batches) + len(self._coming), place, event))
+        heapq.heappush(self._coming, (at, next(self._number), place, event))
 
     def _decoded(self, event: messages.Decoded) -> None:
         held = self.schedule.places[event.place].batches
@@ -89,15 +108,16 @@ class Replay:
         self.schedule.decode_again(event.video, job.take_again())
         return replace(event, gate=job.gate)
 
-    def _perform(self, actions: list[messages.Action]) -> None:
+    def _perform(self, actions: Sequence[messages.Action]) -> None:
         for action in actions:
             match action:
                 case messages.Start(place):
                     self._free_at[place] = self.now
-                    self._later(self.now + 0.1, place, messages.Ready(place, 0.5))
+                    ready = messages.Ready(place, 0.5)
+                    self._later(self.now + self.open_seconds, place, ready)
                 case messages.Probe(place, videos):
-                    found = {video: 30.0 * self.windows[video] for video in videos}
-                    self._later(self.now + 0.001, place, messages.Probed(place, found))
+                    found: dict[int, float | None] = {v: 30.0 * self.windows[v] for v in videos}
+                    self._later(self.now + _PROBE_SECONDS, place, messages.Probed(place, found))
                 case messages.Prepare():
                     self._prepare(action)
                 case messages.Decode():
@@ -124,7 +144,7 @@ class Replay:
             return  # handed to a process that will be gone before it gets there
         begins = max(self.now, self._free_at[place])
         if self.kills(action):  # when it is this batch's turn
-            self._later(begins + 0.2, place, messages.Died(place, DIED))
+            self._later(begins + _DEATH_SECONDS, place, messages.Died(place, DIED))
             return
         took = sum(map(self.seconds, action.units))
         self._free_at[place] = begins + took
@@ -132,6 +152,6 @@ class Replay:
 
 
 def lengths(seed: int, videos: int, longest: int = 60) -> dict[int, int]:
-    """Windows of a mixed folder: many short videos, some long."""
+    """Windows of a mixed folder: many short videos, some long; the same for the same seed."""
     chance = random.Random(seed)
     return {v: min(longest, int(chance.paretovariate(0.8))) for v in range(videos)}
