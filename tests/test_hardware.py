@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.pools.hardware import Gauges, Gpu, snapshot
+from engine.pools.gpus import Gpu
+from engine.pools.hardware import Gauges, snapshot
 
 MIB, GIB = 1 << 20, 1 << 30
 

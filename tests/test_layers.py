@@ -24,7 +24,7 @@ DOORS = {
     "av": {"media/decode.py"},
     "sqlite3": {"store/ledger.py"},
     "psutil": {"pools/hardware.py"},
-    "pynvml": {"pools/hardware.py"},
+    "pynvml": {"pools/gpus.py"},
     "huggingface_hub": {"speech/models.py", "speech/sources.py"},
     "openai": {"llm/"},
     "httpx2": {"llm/"},

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from engine.config import Config
 from engine.errors import UsageError
-from engine.pools.hardware import Gpu, Hardware
+from engine.pools.gpus import Gpu
+from engine.pools.hardware import Hardware
 
 COMPUTE_TYPES = (
     "auto",
