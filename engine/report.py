@@ -89,5 +89,7 @@ def _figures(
         "states": {state.value: states.count(state) for state in State if state in states},
         "resumed": len(prepared.done),
         "batch_fill": loop.batch_fill if loop else None,
+        "oversubscription": round(prepared.sizing.oversubscription, 2),
+        "memory_steps": loop.batches.shortage.steps if loop else [],
         "call_overruns": loop.calls.overruns if loop and loop.calls else 0,
     }

@@ -7,7 +7,7 @@ run holds the folder). Loads no model, reads no video beyond its first and last 
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from os import PathLike
 
 from engine.analysis.analysts import PHRASES, LlmAnalyst, PhrasebookAnalyst
@@ -24,6 +24,7 @@ from engine.pools.sizing import Sizing, size
 from engine.records import Problem, SpeechOptions, Video, VideoResult
 from engine.speech.models import ResolvedModel, find_models_folder, resolve
 from engine.speech.sources import Progress
+from engine.store import fitted
 from engine.store.files import RunLock, check_writable, sweep_temporaries
 from engine.store.keys import digest, fingerprint
 from engine.store.ledger import Ledger
@@ -99,7 +100,10 @@ def prepare(
     language = config.language if model.multilingual else "en"
     found = _without_strangers(found, shelf)
     jobs, done = _jobs(found.videos, shelf, recipes, answers, language)
-    sizing = size(hardware, config, model_bytes(model))
+    fits, damage = fitted.recall(model.identity, config.compute_type)
+    if damage is not None:
+        hardware = replace(hardware, notes=(*hardware.notes, damage))
+    sizing = size(hardware, config, model_bytes(model), fits)
     return Prepared(
         found, model, hardware, sizing, options, recipes, endpoint, ledger, shelf, jobs, done
     )

@@ -32,6 +32,8 @@ class FakeModel:
     text: str = "Let's call it a day, we can burn the midnight oil another time."
     sentences: int = 6  # said in a window
     language: str = "en"
+    memory_windows: int | None = None  # a batch of more windows is out of memory; None: none is
+    int8_windows: int | None = None  # the same in an int8 compute type
 
 
 def make_model(folder: Path, **values: Any) -> Path:
@@ -51,9 +53,9 @@ class FakeRecognizer:
 
     multilingual = False
     mels = MELS
-    compute_type = "fake"
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, compute_type: str = "int8") -> None:
+        self.compute_type = compute_type
         self._model = FakeModel(**json.loads((folder / FILE).read_text()))
         time.sleep(self._model.open_seconds)
 
@@ -73,7 +75,11 @@ class FakeRecognizer:
         languages: Sequence[str | None],
         options: SpeechOptions,
     ) -> list[WindowResult]:
-        """The set text in each window, after the set time."""
+        """The set text in each window, after the set time; CTranslate2's error if memory is set."""
+        model = self._model
+        windows = model.int8_windows if "int8" in self.compute_type else model.memory_windows
+        if windows is not None and len(states) > windows:
+            raise RuntimeError("CUDA failed with error out of memory")
         time.sleep(self._model.seconds * len(states))
         return [
             WindowResult(position, self._model.language, None, -0.1, 0.0, self._said(length))
