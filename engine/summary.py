@@ -81,7 +81,8 @@ def plan_lines(plan: "Plan", *, every_video: bool = False) -> list[str]:
         lines.append(f"{'slot ' + slot.device:<12} {shape}: {slot.why}")
     if sizing.oversubscription > 1:
         threads = f"{count(sizing.threads, 'thread')} on {sizing.cores:g} cores"
-        lines.append(f"{'too many':<12} {threads}, {sizing.oversubscription:.1f} times as many")
+        factor = f"{sizing.oversubscription:.1f} times as many"
+        lines.append(f"{'too many':<12} {threads}, {factor}: the slots take turns")
     workers = count(sizing.preparation, "worker")
     lines.append(f"{'preparation':<12} {workers}: {sizing.preparation_why}")
     lines.append(f"{'LLM threads':<12} {sizing.llm_threads}: {sizing.llm_why}")

@@ -1,34 +1,12 @@
 """Snapshots of recorded machines: what of a machine this process may use."""
 
 import os
-from pathlib import Path
 
 import pytest
+from machines import GIB, MIB, V1_MOUNTS, V2_MOUNT, machine
 
 from engine.pools.gpus import Gpu
 from engine.pools.hardware import Gauges, snapshot
-
-MIB, GIB = 1 << 20, 1 << 30
-
-V2_MOUNT = "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n"
-V1_MOUNTS = (
-    "31 23 0:27 / /sys/fs/cgroup ro - tmpfs tmpfs ro,mode=755\n"
-    "32 31 0:28 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n"
-    "33 31 0:29 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"
-)
-
-
-def machine(root: Path, files: dict[str, str]) -> Path:
-    for name, text in {"proc/meminfo": meminfo(64 * GIB), **files}.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return root
-
-
-def meminfo(available: int) -> str:
-    total = f"MemTotal:       {available * 2 // 1024} kB\nMemFree:         1024 kB\n"
-    return f"{total}MemAvailable:   {available // 1024} kB\n"
 
 
 def look(root, env=None, cores=8, gpus=(), notes=()):

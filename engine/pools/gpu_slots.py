@@ -60,18 +60,18 @@ def gpu_slots(
             if fit is not None and not fitting.still_holds(fit, gpu.free):
                 fit = None
             batch, why = _gpu_batch(gpu, config.batch_size, sharing, model, fit)
-            lowered = fit is not None and fit.compute_type != compute_type
-            if lowered:
-                why += f"; {compute_type} did not fit into such a GPU before"
+            used = fit.compute_type if fit else compute_type
+            if used != compute_type:
+                why += f"; {used}, because {compute_type} did not fit"
             plans.append(
                 SlotPlan(
                     device=f"cuda:{number}" + (f".{turn}" if turn else ""),
                     pin=gpu.index,
-                    compute_type=fit.compute_type if fit else compute_type,
+                    compute_type=used,
                     batch_size=batch,
                     threads=1,
                     why=f"{_place(gpu, sharing, config.slots)}; {why}",
-                    lowered=lowered,
+                    lowered=used != compute_type,
                 )
             )
     return tuple(plans)

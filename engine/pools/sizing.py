@@ -142,7 +142,7 @@ def _gpu_named(part: str, device: str, numbered: list[Numbered]) -> Numbered:
 
 def _cpu_slots(hardware: Hardware, config: Config, model_bytes: int | None) -> tuple[SlotPlan, ...]:
     cores = max(1, int(hardware.cores))
-    count, why = _cpu_count(hardware, config.slots, cores, model_bytes)
+    count, why = _cpu_count(hardware, config, cores, model_bytes)
     batch = config.batch_size or CPU_BATCH.get(hardware.cpu_vendor or "", 1)
     compute_type = compute_type_for(config.compute_type, "cpu")
     wide, extra = divmod(cores, count)  # all cores are used, none twice
@@ -160,9 +160,10 @@ def _cpu_slots(hardware: Hardware, config: Config, model_bytes: int | None) -> t
 
 
 def _cpu_count(
-    hardware: Hardware, asked: int | None, cores: int, model_bytes: int | None
+    hardware: Hardware, config: Config, cores: int, model_bytes: int | None
 ) -> tuple[int, str]:
     """How many slots, and the sentence for it."""
+    asked = config.slots
     have = f"{decimal(hardware.cores)} {plural('core', hardware.cores)} ({hardware.cores_source})"
     if asked is not None:
         note = "" if asked <= cores else ", more than there are cores: they take turns"
@@ -174,10 +175,17 @@ def _cpu_count(
             f" {gigabytes(hardware.memory)} of memory"
         )
     if cores == 1:
-        return 1, f"1 slot of 1 thread: {have}, no GPU"
+        return 1, f"1 slot of 1 thread: {have}, {_no_gpu(hardware, config)}"
     return cores, (
-        f"{cores} slots of 1 thread: {have}, no GPU; two of one thread do more than one of two"
+        f"{cores} slots of 1 thread: {have}, {_no_gpu(hardware, config)};"
+        " two of one thread do more than one of two"
     )
+
+
+def _no_gpu(hardware: Hardware, config: Config) -> str:
+    if not hardware.gpus:
+        return "no GPU"
+    return "no GPU used (--device cpu)" if config.device == "cpu" else "no GPU with room"
 
 
 def _fitting(memory: int | None, model_bytes: int | None) -> int | None:
