@@ -331,16 +331,11 @@ class Schedule:
     def _out_of_memory(
         self, place: Place, number: int | None, problem: Problem, now: float, *, smaller: bool
     ) -> list[Action]:
-        """No video's fault. Half the windows at once; if it is one, smaller weights; or the end.
-
-        A batch that is larger than what the slot takes by now was sent before: no further step.
-        """
+        """No video's fault. Half the windows at once; if it is one, smaller weights; or the end."""
         units = () if number is None else self._take_batch(place, number, now).units
         self._put_back(units)
-        if len(units) > place.batch_size:
-            return []
         if len(units) > 1:
-            place.batch_size = len(units) // 2
+            place.batch_size = min(place.batch_size, len(units) // 2)
             return []
         self._give_back(place)
         if not smaller:
@@ -560,9 +555,6 @@ class Schedule:
     def _give_batch(self, place: Place, now: float) -> list[Action]:
         if self._again:
             units = self._again.popleft()
-            if len(units) > place.batch_size:  # its memory was found to be smaller meanwhile
-                self._again.appendleft(units[place.batch_size :])
-                units = units[: place.batch_size]
         else:
             count = self._batch_for(place, now)
             if not count:

@@ -29,6 +29,7 @@ class Replay:
     failed: dict[int, Problem] = field(default_factory=dict)
     batches: list[tuple[float, str, tuple[Unit, ...]]] = field(default_factory=list)
     gave_up: Problem | None = None
+    started: list[str] = field(default_factory=list)  # places, as often as they got a process
     _coming: list[tuple[float, int, str, messages.Event]] = field(default_factory=list)
     _delivered: dict[int, int] = field(default_factory=dict)
     _free_at: dict[str, float] = field(default_factory=dict)
@@ -60,6 +61,7 @@ class Replay:
         for action in actions:
             match action:
                 case messages.Start(place):
+                    self.started.append(place)
                     self._free_at[place] = self.now
                     self._later(self.now + 0.1, place, messages.Ready(place, 0.5))
                 case messages.Probe(place, videos):
