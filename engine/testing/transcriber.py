@@ -76,10 +76,7 @@ class FakeRecognizer:
         options: SpeechOptions,
     ) -> list[WindowResult]:
         """The set text in each window, after the set time; CTranslate2's error if memory is set."""
-        model = self._model
-        windows = model.int8_windows if "int8" in self.compute_type else model.memory_windows
-        if windows is not None and len(states) > windows:
-            raise RuntimeError("CUDA failed with error out of memory")
+        self._take_memory(len(states))
         time.sleep(self._model.seconds * len(states))
         return [
             WindowResult(position, self._model.language, None, -0.1, 0.0, self._said(length))
@@ -88,7 +85,14 @@ class FakeRecognizer:
 
     def open_file(self, audio: Any, options: SpeechOptions) -> "FakeFile":
         """Sequential mode: a whole file of 16 kHz samples."""
+        self._take_memory(1)
         return FakeFile(self._model, len(audio) / SAMPLE_RATE)
+
+    def _take_memory(self, windows: int) -> None:
+        small = "int8" in self.compute_type
+        most = self._model.int8_windows if small else self._model.memory_windows
+        if most is not None and windows > most:
+            raise RuntimeError("CUDA failed with error out of memory")
 
     def _said(self, length: float) -> tuple[Piece, ...]:
         step = length / self._model.sentences
