@@ -136,7 +136,8 @@ def check_slots(config: Config) -> list[tuple[SlotPlan, bool, str]]:
     hush_resource_tracker()
     hardware = snapshot()
     model = resolve(config.model, device_kind(config, hardware))
-    sizing = size(hardware, config, model_bytes(model))
+    fits, _ = fitted.recall(model.identity, config.compute_type)
+    sizing = size(hardware, config, model_bytes(model), fits)
     with ScratchFolder(config.scratch) as scratch:
         return [_check_slot(slot, model, scratch.path) for slot in sizing.slots]
 

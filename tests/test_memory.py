@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 from machines import card, fake_nvml
-from shell import attempts, last_run, result
+from shell import attempts, last_run, measured, result
 
 import engine
 from engine import events
 from engine.api import plan as plan_of
 from engine.config import Config
+from engine.pools import pressure
 from engine.records import RunReport, State
 from engine.store import fitted
 from engine.testing.transcriber import make_model
@@ -209,3 +210,18 @@ def test_a_damaged_memory_is_noted_in_the_plan_and_replaced(
     run(videos, tmp_path / "out", model)
     [entry] = json.loads((cache / fitted.FILE).read_text())
     assert entry["gpu"] == RTX
+
+
+def test_pressure_on_the_host_is_told_once_and_kept_in_the_ledger(videos, tmp_path, monkeypatch):
+    """Real samples of this machine, against a limit that it cannot meet."""
+    monkeypatch.setattr(pressure, "_LEAST", 1 << 60)
+    model = make_model(tmp_path / "model", seconds=0.3)
+    report, told = run(videos, tmp_path / "out", model, slots=1, batch_size=4)
+    assert report.exit_code == 0
+    assert sum("Memory is short" in notice for notice in told.notices) == 1
+    notes = [note["outcome"] for note in attempts(tmp_path / "out", "pressure")]
+    assert [note.partition(":")[0] for note in notes][:2] == ["preparation", "batch"]
+    assert all("MiB of memory left" in note for note in notes)
+    batches = [note["outcome"] for note in attempts(tmp_path / "out", "batch")]
+    assert "2 windows" in batches  # half of what was asked for
+    assert all(sample["memory_left"] > 0 for sample in measured(tmp_path / "out"))
