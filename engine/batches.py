@@ -22,6 +22,7 @@ from engine.pools import worker
 from engine.pools.crew import Answer, Crew
 from engine.pools.local import Outcome
 from engine.pools.sizing import SlotPlan
+from engine.pools.slots import plural
 from engine.records import Probe, Problem, SpeechOptions, WindowResult
 from engine.schedule import Phase, Schedule
 from engine.shortage import Shortage
@@ -91,6 +92,7 @@ class Batches:
             case messages.Kill(place, problem):
                 self._ledger.note("kill", problem.message, place=place)
                 self._crew.kill(place)
+                self._tell(events.SlotChanged(place, "ended"))
             case messages.Lower(place, _):
                 self._came_down(place, self.shortage.lower(place))
                 self._crew.kill(place)
@@ -222,15 +224,23 @@ class Batches:
         problem = self.shortage.problem(place, self._setup.model.name, str(error))
         batch = answer.about[0] if what == "batch" else None
         # a file in sequential mode would begin anew, with other text than its chunks were cut from
-        smaller = what != "advance" and self.shortage.smaller(place) is not None
+        smaller = what != "advance" and self._may_lower(place)
         slot = self._schedule.places[place]
         before = slot.batch_size
         self._step(messages.OutOfMemory(place, batch, problem, smaller))
         if slot.phase is Phase.RETIRED:
             self._came_down(place, self.shortage.step(place, "it is not used any more"))
         elif slot.batch_size < before:
-            half = f"it takes {slot.batch_size} windows at once instead of {before}"
+            windows = f"{slot.batch_size} {plural('window', slot.batch_size)}"
+            half = f"it takes {windows} at once instead of {before}"
             self._came_down(place, self.shortage.step(place, half))
+
+    def _may_lower(self, place: str) -> bool:
+        """Whether smaller weights come next: not while another slot on the GPU goes on without."""
+        places = self._schedule.places
+        siblings = (places[slot] for slot in self.shortage.siblings(place))
+        alone = all(slot.phase is Phase.RETIRED for slot in siblings)
+        return alone and self.shortage.smaller(place) is not None
 
     def _came_down(self, place: str, step: str) -> None:
         self._ledger.note("memory", step, place=place)
@@ -258,7 +268,8 @@ class Batches:
         room = self.shortage.room(answer.place, info.free)
         slot = self._schedule.places[answer.place]
         if room is not None and room < slot.batch_size:
-            what = f"it has room for {room} windows at once instead of {slot.batch_size}"
+            windows = f"{room} {plural('window', room)}"
+            what = f"it has room for {windows} at once instead of {slot.batch_size}"
             self._came_down(answer.place, self.shortage.step(answer.place, what))
         self._step(messages.Ready(answer.place, info.canary_seconds, room))
 

@@ -41,6 +41,11 @@ class Shortage:
         smaller = smaller_type(self._asked, slot.partition(":")[0])
         return None if smaller == self._compute[slot] else smaller
 
+    def siblings(self, slot: str) -> list[str]:
+        """The other slots on its GPU; none on a CPU."""
+        pin = self._pins[slot]
+        return [other for other, its in self._pins.items() if its == pin and other != slot and pin]
+
     def lower(self, slot: str) -> str:
         """It comes down to the smaller compute type; returns the step."""
         before, smaller = self._compute[slot], self.smaller(slot)
@@ -65,7 +70,7 @@ class Shortage:
         """
         if free is None or self._model_bytes is None:
             return None
-        sharing = list(self._pins.values()).count(self._pins[slot])
+        sharing = 1 + len(self.siblings(slot))
         model = fitting.weights(self._model_bytes, self._compute[slot])
         return fitting.windows_after(free // sharing, model)
 

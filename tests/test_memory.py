@@ -146,8 +146,23 @@ def test_a_compute_type_that_was_asked_for_is_never_replaced(videos, tmp_path, n
     assert fitted.recall(str(model), "float16") == ({}, None)
 
 
-def test_a_slot_that_is_given_up_leaves_its_videos_to_the_others(videos, tmp_path):
-    """Host memory: a CPU has no smaller compute type, and nothing to remember."""
+def test_of_two_slots_on_a_gpu_one_is_given_up_before_weights_are_changed(
+    videos, tmp_path, nvml: Nvml
+):
+    nvml([card(0, RTX, 24)])
+    model = make_model(tmp_path / "model", seconds=0.05, memory_windows=0)
+    report, _ = run(videos, tmp_path / "out", model, slots=2)
+    assert report.exit_code == 0
+    steps = last_run(tmp_path / "out")["memory_steps"]
+    kinds = [step.partition(": ")[2] for step in steps]
+    assert [kind for kind in kinds if "at once" not in kind] == [
+        "it is not used any more",
+        "it is opened again in int8_float16 instead of float16",
+    ]
+
+
+def test_without_any_slot_that_holds_a_window_every_video_says_so(videos, tmp_path):
+    """Host memory: a CPU has no smaller compute type than the usual one."""
     model = make_model(tmp_path / "model", seconds=0.05, int8_windows=0)
     report, _ = run(videos, tmp_path / "out", model, slots=2)
     assert report.exit_code == 1

@@ -72,6 +72,12 @@ def test_errors_of_torch_are_known():
     assert worker.is_out_of_memory(caught.value)
 
 
+def test_an_error_of_torch_becomes_ours_where_torch_is_loaded():
+    torch = pytest.importorskip("torch")
+    with pytest.raises(OutOfMemoryError, match=r"^CUDA out of memory\.$"), worker._memory_named():
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory.\nSee the documentation")
+
+
 def _transcribe_two(model: str, compute_type: str) -> object:
     """In a process of its own: open a slot, give it two windows."""
     worker.open_slot(worker.SlotSpec(Path(model), "cpu", compute_type, 1, ()))

@@ -11,6 +11,7 @@ scheduling, the ledger, HTTP or the command line.
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -165,6 +166,9 @@ def _memory_named() -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
+        torch = sys.modules.get("torch")  # it keeps what it has freed, out of CTranslate2's reach
+        if torch is not None and torch.cuda.is_available():
+            torch.cuda.empty_cache()
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise OutOfMemoryError(lines[0]) from None
 
