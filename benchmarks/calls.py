@@ -119,7 +119,7 @@ def _span(given: argparse.Namespace, place: Path, config: Config) -> tuple[float
         elif isinstance(event, events.CallFinished):
             ended.append(time.monotonic())
 
-    with _server(given.median, given.sigma) as url:
+    with server(given.median, given.sigma) as url:
         config = _with(config, output=output, llm_base_url=url, llm_model="phrasebook")
         _check(run(given.paths, config, note).exit_code)
     if not began:
@@ -128,7 +128,7 @@ def _span(given: argparse.Namespace, place: Path, config: Config) -> tuple[float
 
 
 @contextmanager
-def _server(latency: float, sigma: float) -> Iterator[str]:
+def server(latency: float, sigma: float) -> Iterator[str]:
     """The test server in a process of its own, fresh: the same latencies in the same order."""
     words = ["--latency", str(latency), "--sigma", str(sigma), "--seed", str(SEED)]
     process = subprocess.Popen(

@@ -30,8 +30,16 @@ from engine.pools.monitor import Monitor
 from engine.pools.sizing import Sizing, SlotPlan, size
 from engine.records import Probe, Problem, RunReport, Video, VideoResult
 from engine.report import report_json, report_of
-from engine.setup import Prepared, device_kind, model_bytes, open_answerer, prepare
+from engine.setup import (
+    Prepared,
+    choose_encoder,
+    device_kind,
+    model_bytes,
+    open_answerer,
+    prepare,
+)
 from engine.signals import caught
+from engine.speech.encoders import Encoder
 from engine.speech.models import ResolvedModel, catalogue, resolve
 from engine.store import fitted
 from engine.store.files import ScratchFolder, write_atomic
@@ -104,6 +112,7 @@ class Plan:
     problems: tuple[Problem, ...]
     model: str
     model_note: str | None
+    encoder: Encoder
     sizing: Sizing
     notes: tuple[str, ...]  # what of the machine cannot be used, or is not known
     analysts: tuple[tuple[str, str, tuple[str, ...]], ...]  # recipe, who answers, hosts
@@ -123,6 +132,7 @@ def plan(paths: Paths, config: Config | None = None) -> Plan:
             ready.found.problems,
             ready.model.name,
             ready.model.note,
+            ready.encoder,
             ready.sizing,
             (*ready.hardware.notes, *ready.sizing.left_out),
             tuple((recipe.name, ready.answers, ready.hosts) for recipe in ready.recipes),
@@ -138,8 +148,9 @@ def check_slots(config: Config) -> list[tuple[SlotPlan, bool, str]]:
     model = resolve(config.model, device_kind(config, hardware))
     fits, _ = fitted.recall(model.identity, config.compute_type)
     sizing = size(hardware, config, model_bytes(model), fits)
+    encoder = choose_encoder(config, hardware, model)
     with ScratchFolder(config.scratch) as scratch:
-        return [_check_slot(slot, model, scratch.path) for slot in sizing.slots]
+        return [_check_slot(slot, model, encoder, scratch.path) for slot in sizing.slots]
 
 
 class _Stop:
@@ -259,6 +270,7 @@ def _loop(ready: Prepared, config: Config, stack: ExitStack, tell: OnEvent) -> L
         ready.options,
         ready.model,
         CANARY_WORDS if ready.model.name in catalogue() else (),
+        ready.encoder.torch_type,
         ready.sizing.slots,
         scratch.path,
         None if config.batch_size else model_bytes(ready.model),
@@ -298,13 +310,16 @@ def _audio_seconds(paths: Sequence[str], config: Config) -> float | None:
     return sum(known) if len(known) == len(lengths) else None
 
 
-def _check_slot(slot: SlotPlan, model: ResolvedModel, scratch: Path) -> tuple[SlotPlan, bool, str]:
+def _check_slot(
+    slot: SlotPlan, model: ResolvedModel, encoder: Encoder, scratch: Path
+) -> tuple[SlotPlan, bool, str]:
     spec = worker.SlotSpec(
         model.path,
         slot.device.split(":")[0],
         slot.compute_type,
         slot.threads,
         CANARY_WORDS if model.name in catalogue() else (),
+        encoder.torch_type,
     )
     try:
         info: worker.SlotInfo = call_once(
@@ -313,7 +328,7 @@ def _check_slot(slot: SlotPlan, model: ResolvedModel, scratch: Path) -> tuple[Sl
     except (ReelmineError, RuntimeError, ValueError, OSError) as error:
         return slot, False, f"{model.name} cannot be used there: {error}"
     sentence = (
-        f"{model.name} in {info.compute_type} understands the canary in "
+        f"{model.name} in {info.compute_type}, encoder {encoder.name}, understands the canary in "
         f"{info.canary_seconds:.2f} s, {info.memory / 2**20:.0f} MiB."
     )
     return slot, True, sentence

@@ -43,6 +43,7 @@ class SpeechSetup:
     options: SpeechOptions
     model: ResolvedModel
     canary_words: tuple[str, ...]
+    torch_type: str | None  # numbers of torch's encoder; None: CTranslate2 encodes
     slots: tuple[SlotPlan, ...]
     scratch: Path
     model_bytes: int | None = None  # None: not known, or the batch size is as the user wants it
@@ -258,6 +259,7 @@ class Batches:
             self.shortage.compute_type(place),
             plan.threads,
             self._setup.canary_words,
+            self._setup.torch_type,
         )
         self._crew.submit(place, "open", None, worker.open_slot, spec)
 

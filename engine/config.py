@@ -32,6 +32,7 @@ COMPUTE_TYPES = (  # CTranslate2's
     "bfloat16",
     "float32",
 )
+ENCODERS = ("auto", "ctranslate2", "torch")
 TOML_FILE = Path("reelmine.toml")
 
 
@@ -47,6 +48,7 @@ class Config:
     initial_prompt: str | None = None
     hotwords: str | None = None
     compute_type: str = "auto"
+    encoder: str = "auto"
     beam_size: int = 5
     word_timestamps: bool = False
     vad_filter: bool | None = None  # None: on if batched, off if sequential: as in faster-whisper
@@ -169,6 +171,7 @@ _PARSERS: dict[str, Callable[[object], object]] = {
     "initial_prompt": values.text,
     "hotwords": values.text,
     "compute_type": values.choice(COMPUTE_TYPES),
+    "encoder": values.choice(ENCODERS),
     "beam_size": values.whole(1),
     "word_timestamps": values.boolean,
     "vad_filter": values.boolean,

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from engine import values
-from engine.config import COMPUTE_TYPES, FORMATS, MODES, TASKS
+from engine.config import COMPUTE_TYPES, ENCODERS, FORMATS, MODES, TASKS
 from engine.spelling import Option, Switch
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -84,6 +84,7 @@ _OPTIONS = (
     _value("--audio-track N", "Which audio track, from 0; default: the first.", _SPEECH),
     _value("--mode MODE", f"{' or '.join(MODES)}; default batched.", _SPEECH),
     _value("--compute-type TYPE", f"{', '.join(COMPUTE_TYPES)}; default auto.", _SPEECH),
+    _value("--encoder NAME", f"{', '.join(ENCODERS)}; default auto.", _SPEECH),
     _switch("--analysis", "Analyse the transcripts; default: yes.", _ANALYSIS),
     _value("--llm-threads N", "Calls at a time; default 8.", _ANALYSIS),
     _value("--call-timeout SECONDS", "Seconds for a call, all attempts; default 300.", _ANALYSIS),

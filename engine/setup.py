@@ -5,6 +5,7 @@ answers the recipes. Errors here are the user's to mend: one sentence, exit code
 run holds the folder). Loads no model, reads no video beyond its first and last bytes.
 """
 
+import importlib.util
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -22,8 +23,10 @@ from engine.media.names import shown
 from engine.pools.hardware import Hardware, snapshot
 from engine.pools.sizing import Sizing, size
 from engine.records import Problem, SpeechOptions, Video, VideoResult
+from engine.speech.encoders import Encoder, Means, choose
 from engine.speech.models import ResolvedModel, find_models_folder, resolve
 from engine.speech.sources import Progress
+from engine.speech.weights import UnknownWeightsError, encoder_weights
 from engine.store import fitted
 from engine.store.files import RunLock, check_writable, sweep_temporaries
 from engine.store.keys import digest, fingerprint
@@ -31,7 +34,7 @@ from engine.store.ledger import Ledger
 from engine.store.shelf import Shelf
 
 DEFAULT_MODEL = "default_model"  # ledger: what a folder begun without --model uses
-ENCODER = "ctranslate2"
+BEGUN_ENCODER = "encoder"  # ledger: what a folder was begun with
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,7 @@ class Prepared:
 
     found: Found
     model: ResolvedModel
+    encoder: Encoder
     hardware: Hardware
     sizing: Sizing
     options: SpeechOptions
@@ -87,12 +91,13 @@ def prepare(
     ledger = Ledger(config.output, look=look)
     stack.callback(ledger.close)
     model = _model(config, hardware, ledger, on_fetch)
+    encoder = _encoder(config, hardware, model, ledger)
     options = speech_options(config, model)
     shelf = Shelf(
         config.output,
         ledger,
         config.output_format,
-        {"name": model.name, "identity": model.identity, "encoder": ENCODER},
+        {"name": model.name, "identity": model.identity, "encoder": encoder.name},
         asdict(options) | {"analyses": _analysis_keys(recipes, endpoint)},
         look=look,
     )
@@ -105,7 +110,18 @@ def prepare(
         hardware = replace(hardware, notes=(*hardware.notes, damage))
     sizing = size(hardware, config, model_bytes(model), fits)
     return Prepared(
-        found, model, hardware, sizing, options, recipes, endpoint, ledger, shelf, jobs, done
+        found,
+        model,
+        encoder,
+        hardware,
+        sizing,
+        options,
+        recipes,
+        endpoint,
+        ledger,
+        shelf,
+        jobs,
+        done,
     )
 
 
@@ -191,6 +207,33 @@ def _model(
     if config.model is None and begun is None:
         ledger.set(DEFAULT_MODEL, model.name)
     return model
+
+
+def _encoder(config: Config, hardware: Hardware, model: ResolvedModel, ledger: Ledger) -> Encoder:
+    """The encoder asked for; else the one this folder was begun with, else the best."""
+    begun = ledger.get(BEGUN_ENCODER)
+    encoder = choose_encoder(config, hardware, model, begun)
+    if encoder.name != begun:
+        ledger.set(BEGUN_ENCODER, encoder.name)
+    return encoder
+
+
+def choose_encoder(
+    config: Config, hardware: Hardware, model: ResolvedModel, begun: str | None = None
+) -> Encoder:
+    """The encoder for this machine and model; UsageError if it cannot be had."""
+    unknown = None
+    try:
+        encoder_weights(model.path)
+    except UnknownWeightsError as error:
+        unknown = str(error)
+    means = Means(
+        device_kind(config, hardware),
+        hardware.cpu_features,
+        importlib.util.find_spec("torch") is not None,
+        unknown,
+    )
+    return choose(config.encoder, begun, means, sequential=config.mode == "sequential")
 
 
 def _analysis_keys(recipes: Sequence[Recipe], endpoint: Endpoint | None) -> dict[str, str]:

@@ -75,6 +75,7 @@ def plan_lines(plan: "Plan", *, every_video: bool = False) -> list[str]:
     lines += [f"{'no video':<12} {printable(problem.message)}" for problem in plan.problems]
     lines.append(f"{'model':<12} {printable(plan.model_note or plan.model)}")
     lines += [f"{'note':<12} {printable(note)}" for note in plan.notes]
+    lines.append(f"{'encoder':<12} {plan.encoder.name}: {printable(plan.encoder.why)}")
     for slot in sizing.slots:
         threads = count(slot.threads, "thread")
         shape = f"{slot.compute_type}, batch {slot.batch_size}, {threads}"

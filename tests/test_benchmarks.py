@@ -10,7 +10,7 @@ from shell import ROOT
 
 BENCHMARKS = ROOT / "benchmarks"
 SPEECH = ROOT.parent / "shared" / "speech"
-SCRIPTS = ("accuracy", "folder", "calls")
+SCRIPTS = ("accuracy", "folder", "calls", "encoders", "overlap")
 needs_speech = pytest.mark.skipif(
     not (SPEECH / "manifest.tsv").is_file(), reason="needs ../shared/speech beside the checkout"
 )

@@ -23,6 +23,7 @@ DOORS = {
     "ctranslate2": {"speech/whisper.py", "speech/activity.py"},
     "av": {"media/decode.py"},
     "sqlite3": {"store/ledger.py"},
+    "torch": {"speech/encoder.py"},
     "psutil": {"pools/hardware.py"},
     "pynvml": {"pools/gpus.py"},
     "huggingface_hub": {"speech/models.py", "speech/sources.py"},
@@ -63,6 +64,7 @@ PURE = {
     "analysis/merging.py",
     "analysis/prompts.py",
     "analysis/replies.py",
+    "speech/encoders.py",
     "speech/languages.py",
     "speech/transcript.py",
 }

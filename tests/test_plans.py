@@ -238,6 +238,7 @@ def test_plan_of_a_recorded_machine_says_what_and_why(
     words = ["plan", str(done / "videos"), "-o", str(done / "out"), "--no-analysis"]
     words += ["--model", str(done / "turbo"), *machine.options]
     assert main(words) == 0
-    lines = capsys.readouterr().out.splitlines()
+    told = capsys.readouterr().out.splitlines()
+    lines = [line for line in told if not line.startswith("encoder")]  # as this machine has it
     assert lines[:2] == ["videos       0 to do, 1 done already", "model        turbo"]
     assert lines[2:] == machine.plan.strip().splitlines()

@@ -34,6 +34,7 @@ class Hardware:
     descriptors: int | None
     notes: tuple[str, ...] = ()
     cpu_vendor: str | None = None  # as the CPU names itself: "GenuineIntel", "AuthenticAMD"
+    cpu_features: frozenset[str] = frozenset()  # as Linux names them: "avx512_bf16", "amx_bf16"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,8 @@ def snapshot(
         gpus=tuple(visible(found, env, notes)),
         descriptors=_descriptors(),
         notes=tuple(notes),
-        cpu_vendor=_cpu_vendor(root),
+        cpu_vendor=_cpu(root, "vendor_id"),
+        cpu_features=frozenset((_cpu(root, "flags") or "").split()),
     )
 
 
@@ -166,12 +168,13 @@ def _available(root: Path, notes: list[str]) -> int | None:
     return None
 
 
-def _cpu_vendor(root: Path) -> str | None:
+def _cpu(root: Path, field: str) -> str | None:
+    """What the first processor says of itself; None where Linux does not tell."""
     try:
         lines = (root / "proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:
         return None
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id"))
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith(field))
     return next(named, None)
 
 

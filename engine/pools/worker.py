@@ -84,6 +84,7 @@ class SlotSpec:
     compute_type: str
     threads: int
     canary_words: tuple[str, ...]  # words the canary must hold; empty: only "not empty"
+    torch_type: str | None = None  # numbers of torch's encoder; None: CTranslate2 encodes
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +190,9 @@ def open_slot(spec: SlotSpec) -> SlotInfo:
         from engine.speech.canary import listen
         from engine.speech.whisper import Recognizer
 
-        recognizer = Recognizer(spec.model, spec.device, spec.compute_type, spec.threads)
+        recognizer = Recognizer(
+            spec.model, spec.device, spec.compute_type, spec.threads, spec.torch_type
+        )
         heard, seconds = listen(recognizer, spec.canary_words)
     _slot = _Slot(recognizer)
     free = _free_on_gpu() if spec.device == "cuda" else None

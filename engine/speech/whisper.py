@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ctranslate2
 import numpy as np
@@ -22,6 +22,9 @@ from faster_whisper.tokenizer import Tokenizer
 from faster_whisper.transcribe import get_suppressed_tokens, merge_punctuations
 
 from engine.records import Piece, Segment, SpeechOptions, WindowResult, Word
+
+if TYPE_CHECKING:
+    from engine.speech.encoder import TorchEncoder
 
 TICK = 0.02  # seconds a timestamp token counts
 FRAMES = 100  # encoder frames a second
@@ -33,7 +36,15 @@ SENTENCE_ENDS = ".。!！?？"
 class Recognizer:
     """One Whisper model on one device."""
 
-    def __init__(self, model: Path, device: str, compute_type: str, threads: int) -> None:
+    def __init__(
+        self,
+        model: Path,
+        device: str,
+        compute_type: str,
+        threads: int,
+        torch_type: str | None = None,
+    ) -> None:
+        """``torch_type``: the numbers that torch's encoder computes in; None: CTranslate2's own."""
         self.model = WhisperModel(
             str(model), device=device, compute_type=compute_type, cpu_threads=threads
         )
@@ -42,6 +53,7 @@ class Recognizer:
         self.compute_type: str = self.model.model.compute_type
         self.on_gpu: bool = device == "cuda"
         self._tokenizers: dict[tuple[str, str], Tokenizer] = {}
+        self._torch = torch_encoder(model, torch_type, device, threads) if torch_type else None
 
     def open_file(self, audio: np.ndarray, options: SpeechOptions) -> "FileDecoder":
         """Sequential mode: a whole file, float32 mono 16 kHz."""
@@ -53,6 +65,8 @@ class Recognizer:
         On a CPU one row at a time: several at once take longer for each. Rows are mapped files, so
         they are copied.
         """
+        if self._torch is not None:
+            return ctranslate2.StorageView.from_array(self._torch.encode(rows))
         if self.on_gpu:
             return self._encode(np.ascontiguousarray(np.stack(rows)))
         states = [self._encode(np.array(row[np.newaxis])) for row in rows]
@@ -182,6 +196,13 @@ class Recognizer:
                 )
             )
         return with_words, median
+
+
+def torch_encoder(model: Path, torch_type: str, device: str, threads: int) -> "TorchEncoder":
+    """The other encoder; torch is imported only where it is used, which costs a second."""
+    from engine.speech.encoder import TorchEncoder
+
+    return TorchEncoder(model, torch_type, device, threads)
 
 
 def split(tokens: Sequence[int], seconds: float, tokenizer: Tokenizer) -> list[Piece]:

@@ -1,0 +1,93 @@
+"""Which encoder a run uses, and why: CTranslate2's own, or torch's with the same weights.
+
+The choice decides the text (by a hair), so it is made once per output folder, before any slot
+opens, from what is installed and what the processor can do, never by timing: slots and restarts
+must not differ. Pure.
+"""
+
+from dataclasses import dataclass
+
+from engine.errors import UsageError
+
+CTRANSLATE2 = "ctranslate2"
+TORCH = "torch-"  # and the type of its numbers
+INSTALL = "pip install 'reelmine[torch]'"
+
+AMX, AVX = "amx_bf16", "avx512_bf16"  # the processor's names for its bfloat16 units
+
+
+@dataclass(frozen=True, slots=True)
+class Encoder:
+    """The encoder of a run: "ctranslate2", "torch-bfloat16", "torch-float16" or "torch-float32"."""
+
+    name: str
+    why: str
+
+    @property
+    def torch_type(self) -> str | None:
+        """The type torch computes in; None: it is not torch's."""
+        return self.name.removeprefix(TORCH) if self.name.startswith(TORCH) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What there is to encode with."""
+
+    device: str  # "cpu" or "cuda"
+    features: frozenset[str]  # of the processor
+    torch: bool  # is installed
+    unknown: str | None  # why torch's cannot read this model; None: it can
+
+
+def choose(asked: str, begun: str | None, means: Means, *, sequential: bool) -> Encoder:
+    """The encoder; ``begun`` is the one an output folder was begun with.
+
+    UsageError if the one asked for, or begun with, cannot be had here.
+    """
+    if sequential:
+        if asked == "torch":
+            raise UsageError(
+                "--encoder torch has no meaning with --mode sequential, which is the library's own "
+                "way through a file: leave it out."
+            )
+        return Encoder(CTRANSLATE2, "sequential mode has no other")
+    if asked == "ctranslate2":
+        return Encoder(CTRANSLATE2, "asked for")
+    if asked == "torch":
+        _check(means, "--encoder torch", "leave it out")
+        return Encoder(TORCH + _type(means), "asked for")
+    if begun is not None:
+        if begun != CTRANSLATE2:
+            another = "--encoder ctranslate2 transcribes everything anew"
+            _check(means, f"This output folder was begun with the encoder {begun}, which", another)
+        return Encoder(begun, "this output folder was begun with it")
+    return _best(means)
+
+
+def _best(means: Means) -> Encoder:
+    """What is known to be faster (benchmarks/encoders.py)."""
+    if means.device == "cuda":
+        return Encoder(CTRANSLATE2, "whether torch's is faster on a GPU has not been measured")
+    if AMX not in means.features:
+        return Encoder(CTRANSLATE2, "torch's is faster only on processors with AMX")
+    if not means.torch:
+        return Encoder(
+            CTRANSLATE2,
+            f"this processor has AMX, with which torch's takes a fifth of the time: {INSTALL}",
+        )
+    if means.unknown is not None:
+        return Encoder(CTRANSLATE2, f"torch's cannot read this model: {means.unknown}")
+    return Encoder(TORCH + "bfloat16", "this processor multiplies bfloat16 in AMX units")
+
+
+def _type(means: Means) -> str:
+    if means.device == "cuda":
+        return "float16"
+    return "bfloat16" if means.features & {AMX, AVX} else "float32"
+
+
+def _check(means: Means, who: str, otherwise: str) -> None:
+    if not means.torch:
+        raise UsageError(f"{who} needs torch, which is not installed: {INSTALL}, or {otherwise}.")
+    if means.unknown is not None:
+        raise UsageError(f"{who} cannot read this model ({means.unknown}): {otherwise}.")

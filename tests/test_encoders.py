@@ -1,0 +1,108 @@
+"""Which encoder a run uses: known before the first slot opens, and the same ever after."""
+
+import importlib.util
+from contextlib import closing
+
+import pytest
+
+from engine.errors import UsageError
+from engine.setup import BEGUN_ENCODER
+from engine.speech.encoders import Means, choose
+from engine.store.ledger import Ledger
+from engine.testing.transcriber import make_model
+
+AMX = frozenset({"avx512f", "avx512_bf16", "amx_bf16"})
+AVX = frozenset({"avx512f", "avx512_bf16"})
+HAS_TORCH = importlib.util.find_spec("torch") is not None
+
+
+def means(device="cpu", features=AMX, torch=True, unknown=None):
+    return Means(device, features, torch, unknown)
+
+
+def chosen(asked, here, begun=None, sequential=False):
+    return choose(asked, begun, here, sequential=sequential).name
+
+
+@pytest.mark.parametrize(
+    ("here", "name"),
+    [
+        (means(), "torch-bfloat16"),
+        (means(features=AVX), "ctranslate2"),
+        (means(features=frozenset()), "ctranslate2"),
+        (means(torch=False), "ctranslate2"),
+        (means(unknown="its encoder has other parts"), "ctranslate2"),
+        (means(device="cuda"), "ctranslate2"),
+    ],
+)
+def test_best_encoder_follows_from_processor_and_installation(here, name):
+    assert chosen("auto", here) == name
+
+
+@pytest.mark.parametrize(
+    ("here", "name"),
+    [
+        (means(features=AVX), "torch-bfloat16"),
+        (means(features=frozenset()), "torch-float32"),
+        (means(device="cuda"), "torch-float16"),
+    ],
+)
+def test_torch_asked_for_computes_in_what_the_device_has(here, name):
+    assert chosen("torch", here) == name
+    assert chosen("ctranslate2", here) == "ctranslate2"
+
+
+def test_a_processor_with_amx_but_without_torch_hears_what_it_misses():
+    assert (
+        "pip install 'reelmine[torch]'"
+        in choose("auto", None, means(torch=False), sequential=False).why
+    )
+
+
+def test_a_folder_keeps_the_encoder_it_was_begun_with():
+    assert chosen("auto", means(), begun="ctranslate2") == "ctranslate2"
+    assert chosen("auto", means(features=AVX), begun="torch-bfloat16") == "torch-bfloat16"
+    assert chosen("ctranslate2", means(), begun="torch-bfloat16") == "ctranslate2"
+
+
+@pytest.mark.parametrize(
+    ("asked", "begun", "here", "sentence"),
+    [
+        ("torch", None, means(torch=False), "--encoder torch needs torch, which is not installed"),
+        ("torch", None, means(unknown="it is new"), r"cannot read this model \(it is new\)"),
+        ("auto", "torch-bfloat16", means(torch=False), "was begun with the encoder torch-bfloat16"),
+    ],
+)
+def test_an_encoder_that_cannot_be_had_is_an_error_with_a_remedy(asked, begun, here, sentence):
+    with pytest.raises(UsageError, match=sentence) as caught:
+        chosen(asked, here, begun)
+    assert "--encoder ctranslate2" in str(caught.value) or "leave it out" in str(caught.value)
+
+
+def test_sequential_mode_is_the_librarys_own():
+    assert chosen("auto", means(), begun="torch-bfloat16", sequential=True) == "ctranslate2"
+    with pytest.raises(UsageError, match="no meaning with --mode sequential"):
+        chosen("torch", means(), sequential=True)
+
+
+@pytest.mark.skipif(HAS_TORCH, reason="this is about a machine without torch")
+def test_a_folder_begun_with_torch_stops_without_it(reelmine, samples, tmp_path):
+    with closing(Ledger(tmp_path / "out")) as ledger:
+        ledger.set(BEGUN_ENCODER, "torch-bfloat16")
+        ledger.commit()
+    model = make_model(tmp_path / "fake", seconds=0.0)
+    words = ("run", samples / "moving_house.wav", "-o", tmp_path / "out", "--model", model)
+    done = reelmine(*words)
+    assert done.returncode == 2
+    assert "was begun with the encoder torch-bfloat16" in done.stderr
+    assert not list((tmp_path / "out").glob("*.json"))
+    assert reelmine(*words, "--encoder", "ctranslate2").returncode == 0
+    assert reelmine(*words).returncode == 0  # it is kept
+
+
+def test_plan_names_the_encoder_and_the_reason(reelmine, samples, tmp_path):
+    model = make_model(tmp_path / "fake")
+    done = reelmine(
+        "plan", samples / "moving_house.wav", "--model", model, "--encoder", "ctranslate2"
+    )
+    assert "encoder      ctranslate2: asked for" in done.stdout.splitlines()
