@@ -32,6 +32,7 @@ from engine.records import Probe, Problem, RunReport, Video, VideoResult
 from engine.report import report_json, report_of
 from engine.setup import (
     Prepared,
+    as_used,
     choose_encoder,
     device_kind,
     model_bytes,
@@ -148,7 +149,7 @@ def check_slots(config: Config) -> list[tuple[SlotPlan, bool, str]]:
     model = resolve(config.model, device_kind(config, hardware))
     fits, _ = fitted.recall(model.identity, config.compute_type)
     sizing = size(hardware, config, model_bytes(model), fits)
-    encoder = choose_encoder(config, hardware, model)
+    encoder = choose_encoder(config, as_used(hardware, sizing), model)
     with ScratchFolder(config.scratch) as scratch:
         return [_check_slot(slot, model, encoder, scratch.path) for slot in sizing.slots]
 

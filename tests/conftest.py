@@ -1,5 +1,6 @@
 """What all tests share: which ones run, an environment without a user's settings, the command."""
 
+import importlib
 import os
 import signal
 import sys
@@ -74,7 +75,9 @@ def nvml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[
     def answer(gpus: Any) -> None:
         sys.modules.pop("pynvml", None)
         fake_nvml(tmp_path / "nvml", gpus)
+        importlib.invalidate_caches()
 
+    (tmp_path / "nvml").mkdir()
     monkeypatch.syspath_prepend(tmp_path / "nvml")
     yield answer
     sys.modules.pop("pynvml", None)

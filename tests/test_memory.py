@@ -193,6 +193,29 @@ def test_memory_taken_between_the_plan_and_the_opening_is_seen(videos, tmp_path,
     assert fitted.recall(str(model), "auto") == ({}, None)  # no error: nothing to remember
 
 
+def test_a_machine_whose_gpu_is_full_is_told_so_and_works_on_its_cores(
+    videos, tmp_path, nvml: Nvml
+):
+    nvml([card(0, RTX, 24, 0)])
+    model = make_model(tmp_path / "model", seconds=0.05)
+    report, told = run(videos, tmp_path / "out", model, slots=1)
+    assert report.exit_code == 0
+    assert [text.partition(":")[0] for text in told.notices if "left out" in text] == ["cuda"]
+    assert {e.slot for e in told if isinstance(e, events.SlotChanged)} == {"cpu:0", "prep:0"}
+
+
+@pytest.mark.parametrize(("free", "encoder"), [(24, "torch-float16"), (0, "torch-")])
+def test_the_encoder_is_one_for_the_device_that_is_used(
+    samples, tiny_en, tmp_path, nvml: Nvml, free, encoder
+):
+    pytest.importorskip("torch")
+    nvml([card(0, RTX, 24, free)])
+    config = Config(output=tmp_path / "out", model=str(tiny_en), encoder="torch", analysis=False)
+    plan = plan_of([samples / "moving_house.wav"], config)
+    assert plan.encoder.name.startswith(encoder)
+    assert (plan.encoder.name == "torch-float16") == bool(free)
+
+
 def test_a_file_in_sequential_mode_keeps_its_weights_or_fails(videos, tmp_path, nvml: Nvml):
     nvml([card(0, RTX, 24)])
     model = make_model(tmp_path / "model", seconds=0.05, memory_windows=0)
