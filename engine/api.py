@@ -27,6 +27,7 @@ from engine.pools.fitting import Fit
 from engine.pools.hardware import snapshot
 from engine.pools.local import call_once, hush_resource_tracker
 from engine.pools.monitor import Monitor
+from engine.pools.scratch import windows_that_may_wait
 from engine.pools.sizing import Sizing, SlotPlan, size
 from engine.records import Probe, Problem, RunReport, Video, VideoResult
 from engine.report import report_json, report_of
@@ -266,14 +267,18 @@ def _announce(ready: Prepared, tell: OnEvent) -> None:
 
 
 def _loop(ready: Prepared, config: Config, stack: ExitStack, tell: OnEvent) -> Loop:
-    scratch = stack.enter_context(ScratchFolder(config.scratch))
+    scratch, slots = stack.enter_context(ScratchFolder(config.scratch)), ready.sizing.slots
+    rows = config.mode == "batched"  # in sequential mode there are none
     speech = SpeechSetup(
         ready.options,
         ready.model,
         CANARY_WORDS if ready.model.name in catalogue() else (),
         ready.encoder.torch_type,
-        ready.sizing.slots,
+        slots,
         scratch.path,
+        windows_that_may_wait(slots, ready.model.mels, scratch.free, scratch.path)
+        if rows
+        else None,
         None if config.batch_size else model_bytes(ready.model),
     )
     answerer = open_answerer(ready, config, stack)

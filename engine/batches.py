@@ -23,11 +23,12 @@ from engine.pools.crew import Answer, Crew
 from engine.pools.local import Outcome
 from engine.pools.sizing import SlotPlan
 from engine.pools.slots import plural
-from engine.records import Probe, Problem, SpeechOptions, WindowResult
+from engine.records import SAMPLE_RATE, Probe, Problem, SpeechOptions, WindowResult
 from engine.schedule import Phase, Schedule
 from engine.shortage import Shortage
 from engine.speech.models import ResolvedModel
 from engine.store.ledger import Ledger
+from engine.usage import Usage
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,8 @@ class SpeechSetup:
     torch_type: str | None  # numbers of torch's encoder; None: CTranslate2 encodes
     slots: tuple[SlotPlan, ...]
     scratch: Path
-    model_bytes: int | None = None  # None: not known, or the batch size is as the user wants it
+    may_wait: int | None  # windows that fit into scratch while they wait; None: there are no rows
+    model_bytes: int | None  # None: not known, or the batch size is as the user wants it
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,7 @@ class Hooks:
     tell: Callable[[events.Event], None]  # an event for whoever listens
     fail: Callable[[int, Problem], None]  # this video is given up
     grown: Callable[[int, Job], None]  # this video has new text
+    usage: Usage  # the account of the slots' time
 
 
 class Batches:
@@ -79,6 +82,7 @@ class Batches:
         self._tell = hooks.tell
         self._fail = hooks.fail
         self._grown = hooks.grown
+        self._usage = hooks.usage
         self._cached: dict[int, dict[int, WindowResult]] = {}
         preparation = [place.name for place in plan.places.values() if not place.is_slot]
         self._crew = Crew(setup.slots, preparation, setup.scratch, queue)
@@ -119,7 +123,7 @@ class Batches:
             options.vad_filter,
             self._setup.model.mels,
             self._setup.scratch / str(video),
-            frozenset(job.windows) | frozenset(self._cached[video]),
+            frozenset(job.windows) | job.standing(self._cached[video]),
             PIECE,
         )
         self._tell(events.SlotChanged(place, f"preparing {job.video.name}"))
@@ -307,7 +311,7 @@ class Batches:
             self._step(messages.Broken(place, video))
             return
         if job is None:  # it was given up meanwhile
-            self._step(messages.Windows(place, video, (), prepared.ended, language_known=True))
+            self._step(messages.Windows(place, video, (), prepared.ended, gate=None))
             return
         job.decoded, job.speech = prepared.decoded, prepared.speech
         job.declared = prepared.declared if prepared.declared is not None else job.declared
@@ -322,30 +326,34 @@ class Batches:
             if prepared.invalid:  # what they cost shows in the length; here is why
                 damage = f"{prepared.invalid} frames could not be decoded"
                 self._ledger.note("damaged", damage, place=place, video=job.video.name)
-        known = job.language is not None
         self._grown(video, job)
-        self._step(messages.Windows(place, video, waiting, prepared.ended, language_known=known))
+        self._schedule.decode_again(video, job.take_again())
+        self._step(messages.Windows(place, video, waiting, prepared.ended, job.gate))
 
     def _decoded(self, answer: Answer) -> None:
         number, units = answer.about
         batch: worker.BatchResult = answer.value
         grown: dict[int, Job] = {}
         fallback = self.shortage.fallback(answer.place)
+        speech: list[float] = []
         for (video, position), window in zip(units, batch.results, strict=True):
             job = self._jobs.get(video)
             if job is None:
                 continue
-            window = replace(window, fallback=fallback)  # noqa: PLW2901
-            self._ledger.add_window(job.speech_key, window)
-            job.add_result(window)
-            with suppress(OSError):  # scratch goes at the end anyway
-                os.unlink(job.windows[position].row)
+            kept = job.add_result(replace(window, fallback=fallback))
+            self._ledger.add_window(job.speech_key, kept)
+            if job.has(position):  # else its language is not decided, and it may be needed again
+                with suppress(OSError):  # scratch goes at the end anyway
+                    os.unlink(job.windows[position].row)
             grown[video] = job
+            speech.append(job.windows[position].samples / SAMPLE_RATE)
+        tokens = sum(len(piece.tokens) for window in batch.results for piece in window.pieces)
+        self._usage.add_batch(answer.place, speech, tokens, batch.seconds)
         self._ledger.note("batch", f"{len(units)} windows", place=answer.place, began=answer.began)
         self.shortage.worked(answer.place, self._schedule.places[answer.place].batch_size)
         for video, job in grown.items():
-            if job.language is not None:
-                self._schedule.language_known(video)
+            self._schedule.set_gate(video, job.gate)
+            self._schedule.decode_again(video, job.take_again())
             self._grown(video, job)
         self._step(messages.Decoded(answer.place, number, batch.seconds))
         if not self._schedule.places[answer.place].batches:

@@ -3,8 +3,9 @@
 Pure state: no clock, no files, no processes. The loop (loop.py) feeds it and does what follows.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import count, takewhile
 
 from engine.analysis.chunking import next_chunk
 from engine.analysis.merging import merge
@@ -22,6 +23,7 @@ from engine.records import (
     Window,
     WindowResult,
 )
+from engine.speech.language import WINDOWS, Odds, decide
 from engine.speech.transcript import Assembly
 
 SHORT = 0.98  # share of the declared duration below which a decode counts as short
@@ -58,7 +60,10 @@ class Job:
         language: str | None = None,
     ) -> None:
         """``language``: what is known before anything is heard."""
-        self._language = language
+        self.language = language
+        self._probability: float | None = None  # of a language that was not given
+        self._heard: dict[int, WindowResult] = {}  # of windows that decide the language
+        self._again: list[int] = []  # of these, those that were decoded in another one
         self.video = video
         self.speech_key = speech_key
         self.questions = {question.recipe.name: question for question in questions}
@@ -79,9 +84,27 @@ class Job:
     # transcription
 
     @property
-    def language(self) -> str | None:
-        """Given, or known once the first window is back."""
-        return self._assembly.language or self._language
+    def gate(self) -> int | None:
+        """How many first windows may be decoded while the language is unknown; None: all."""
+        if self.language is not None:
+            return None
+        return WINDOWS if self._heard else 1
+
+    def take_again(self) -> tuple[int, ...]:
+        """Windows to be decoded again, now in the video's language; told once."""
+        again, self._again = tuple(self._again), []
+        return again
+
+    def standing(self, results: Mapping[int, WindowResult]) -> frozenset[int]:
+        """Those of an earlier run's results that no decision about the language can undo."""
+        heard = [_odds(results[0])] if 0 in results else []
+        if self.language is not None or decide(heard, whole=False) is not None:
+            return frozenset(results)
+        return frozenset(position for position in results if position >= WINDOWS)
+
+    def has(self, position: int) -> bool:
+        """Whether the text of this window is there to stay."""
+        return self._assembly.has(position)
 
     @property
     def segments(self) -> Sequence[Segment]:
@@ -101,13 +124,43 @@ class Job:
         self.windows |= {window.position: window for window in new}
         if ended:
             self.total = len(self.windows)
+            self._decide()
             self._seal_if_complete()
         return new
 
-    def add_result(self, result: WindowResult) -> None:
-        """A window's text; a second result for it (its batch was sent twice) changes nothing."""
+    def add_result(self, result: WindowResult) -> WindowResult:
+        """A window's text; a second result for it (its batch was sent twice) changes nothing.
+
+        Returned is what the ledger should keep: one that was decoded again still says what was
+        heard in it at first, so that another run decides alike.
+        """
+        if result.position in self._heard:
+            result = replace(result, heard=self._heard[result.position].heard)
         if self.transcript is not None or self._assembly.has(result.position):
+            return result
+        if self.language is None:
+            self._heard[result.position] = result
+            self._decide()
+        else:
+            self._assemble(result)
+        return result
+
+    def _decide(self) -> None:
+        """The language, once enough is heard; what was decoded in another one does not count."""
+        if self.language is not None:
             return
+        first = [self._heard[n] for n in takewhile(self._heard.__contains__, count())]
+        verdict = decide([_odds(result) for result in first], whole=len(first) == self.total)
+        if verdict is None:
+            return
+        self.language, self._probability = verdict
+        for result in self._heard.values():
+            if result.language == self.language:
+                self._assemble(result)
+            else:
+                self._again.append(result.position)
+
+    def _assemble(self, result: WindowResult) -> None:
         self._assembly.add(self.windows[result.position], result)
         self.fallback = result.fallback or self.fallback
         self._results += 1
@@ -118,7 +171,7 @@ class Job:
             self.seal(
                 Transcript(
                     self.language,
-                    self._assembly.language_probability,
+                    self._probability,
                     round(self.decoded, 3),
                     round(self.speech, 3),
                     tuple(self._assembly.segments),
@@ -280,3 +333,9 @@ class Job:
         if self.state is State.DEGRADED:
             return State.DEGRADED, self.problem
         return State.DONE, None
+
+
+def _odds(result: WindowResult) -> Odds:
+    """What was heard in a window; a language that was given is taken as it was told."""
+    probability = result.language_probability
+    return result.heard or {result.language: 1.0 if probability is None else probability}

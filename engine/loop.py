@@ -37,6 +37,8 @@ from engine.pools.threads import CallOutcome
 from engine.records import Problem, State
 from engine.store.ledger import Ledger
 from engine.store.shelf import Shelf
+from engine.tally import Tally
+from engine.usage import Usage
 
 log = logging.getLogger(__name__)
 
@@ -80,29 +82,34 @@ class Loop:
         self._jobs = dict(jobs)
         self._shelf = shelf
         self._ledger = ledger
-        self._tell = tell
+        self._listener = tell
         self._actions: list[messages.Action] = []
         self._drain_until: float | None = None
         self._told_pressure = False
         self._began = time.monotonic()
+        self.usage = Usage(self._began)
+        untold = sum(job.transcript is None for job in self._jobs.values())
+        self._tally = Tally(started=self._began, todo=untold)
         self._schedule = self._plan()
-        hooks = Hooks(self._step, tell, self._fail, self._grown)
         self._gauge = Gauge(setup.memory)
-        self.batches = Batches(setup.speech, self._jobs, ledger, self._schedule, self.queue, hooks)
+        plan, tell = self._schedule, self._tell
+        hooks = Hooks(self._step, tell, self._fail, self._grown, self.usage)
+        self.batches = Batches(setup.speech, self._jobs, ledger, plan, self.queue, hooks)
         self.calls = (
-            Calls(setup.answerer, self._jobs, ledger, self.queue, self._schedule, self._step, tell)
+            Calls(setup.answerer, self._jobs, ledger, self.queue, plan, self._step, tell)
             if setup.answerer
             else None
         )
 
     def _plan(self) -> schedule.Schedule:
-        sizing = self._setup.sizing
+        sizing, speech = self._setup.sizing, self._setup.speech
         return schedule.Schedule(
             {slot.device: slot.batch_size for slot in sizing.slots},
             sizing.preparation,
             sizing.llm_threads,
             [number for number, job in self._jobs.items() if job.transcript is None],
-            sequential=self._setup.speech.options.mode == "sequential",
+            sequential=speech.options.mode == "sequential",
+            may_wait=speech.may_wait,
         )
 
     def run(self) -> None:
@@ -171,7 +178,25 @@ class Loop:
             # what was decided for that process in this turn is void: the schedule has it back
             place = event.place
             self._actions = [a for a in self._actions if getattr(a, "place", None) != place]
-        self._actions += self._schedule.step(event, time.monotonic())
+        now = time.monotonic()
+        self._actions += self._schedule.step(event, now)
+        self._account(now)
+
+    def _account(self, now: float) -> None:
+        """What the slots do from now on, and once, how long it will take."""
+        self.usage.note(self._schedule.standing, now)
+        if self.usage.predicted is None:
+            self.usage.predict(self._schedule.open_slots, self._speech_in_all(), now)
+
+    def _speech_in_all(self) -> float | None:
+        """Seconds, by what the containers declare and the share of speech so far."""
+        total, jobs = self._tally.audio_total, self._jobs.values()
+        decoded = sum(job.decoded for job in jobs)
+        return total * sum(job.speech for job in jobs) / decoded if total and decoded else None
+
+    def _tell(self, event: events.Event) -> None:
+        self._tally.note(event)
+        self._listener(event)
 
     def _check_deadlines(self) -> None:
         now = time.monotonic()

@@ -57,13 +57,16 @@ class Probed:
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """Windows of a video that wait for a slot now."""
+    """Windows of a video that wait for a slot now.
+
+    ``gate``: while the video's language is unknown only so many of its first windows may go.
+    """
 
     place: str
     video: int
     positions: tuple[int, ...]
     ended: bool
-    language_known: bool
+    gate: int | None
 
 
 @dataclass(frozen=True, slots=True)

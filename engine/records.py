@@ -134,6 +134,7 @@ class WindowResult:
     pieces: tuple[Piece, ...]
     word_median: float = 0.0  # seconds; median word length, capped at 0.7, for the clean-up
     fallback: str | None = None  # its compute type, where memory was too small for the usual one
+    heard: Mapping[str, float] = field(default_factory=dict)  # language -> probability, if detected
 
 
 @dataclass(frozen=True, slots=True)

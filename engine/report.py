@@ -8,10 +8,14 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from engine import floor
 from engine.errors import EXIT_DONE, EXIT_INCOMPLETE, EXIT_TRY_AGAIN
 from engine.loop import Loop
+from engine.pools.hardware import Hardware
+from engine.pools.sizing import Sizing
 from engine.records import Problem, RunReport, State, VideoResult
 from engine.setup import Prepared
+from engine.usage import Usage
 
 BAD = (State.FAILED, State.TIMED_OUT, State.INTERRUPTED)
 
@@ -72,6 +76,23 @@ def report_json(report: RunReport) -> bytes:
     return json.dumps(document, indent=1).encode() + b"\n"
 
 
+def share_of_floor(model: str, hardware: Hardware, sizing: Sizing, usage: Usage) -> float | None:
+    """The least time by the data sheets over the time taken; for cards and models that are known.
+
+    Of a card cut into slices, or a model in whole numbers, no peak is known.
+    """
+    slots, shape = sizing.slots, floor.shape_named(model)
+    cards = {gpu.index: gpu.name for gpu in hardware.gpus if not gpu.mig}
+    names = [cards.get(pin or "", "") for pin in dict.fromkeys(slot.pin for slot in slots)]
+    peaks = [floor.PEAKS[name] for name in names if name in floor.PEAKS]
+    half = all(slot.compute_type in floor.COMPUTE_TYPES for slot in slots)
+    if shape is None or not half or len(peaks) < len(names) or not usage.windows:
+        return None
+    batch = max(slot.batch_size for slot in slots)
+    least = floor.floor_seconds(shape, peaks, batch, usage.windows, usage.tokens)
+    return least / usage.open_seconds if usage.open_seconds else None
+
+
 def _problems(loop: Loop) -> tuple[Problem, ...]:
     endpoint = loop.calls.endpoint if loop.calls else None
     return tuple(p for p in (endpoint, loop.gave_up, loop.disk) if p is not None)
@@ -88,8 +109,26 @@ def _figures(
         "times_real_time": round(audio / seconds, 2) if audio else None,
         "states": {state.value: states.count(state) for state in State if state in states},
         "resumed": len(prepared.done),
-        "batch_fill": loop.batch_fill if loop else None,
         "oversubscription": round(prepared.sizing.oversubscription, 2),
         "memory_steps": loop.batches.shortage.steps if loop else [],
+        **_usage(prepared, loop),
         "call_overruns": loop.calls.overruns if loop and loop.calls else 0,
     }
+
+
+def _usage(prepared: Prepared, loop: Loop | None) -> dict[str, float | None]:
+    """What the slots did with their time; None for what is not known. Spans are seconds."""
+    usage = loop.usage if loop else Usage(0.0)
+    shares = {
+        "slots_busy": usage.slots_busy,
+        "batch_fill": loop.batch_fill if loop else None,
+        "window_fill": usage.window_fill,
+        "windows_waited": usage.windows_waited,
+        "slots_starved": usage.slots_starved,
+        "share_of_floor": share_of_floor(
+            prepared.model.name, prepared.hardware, prepared.sizing, usage
+        ),
+        "predicted_seconds": usage.predicted,
+        "transcription_seconds": usage.taken,
+    }
+    return {name: None if n is None else round(n, 4) for name, n in shares.items()}

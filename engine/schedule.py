@@ -8,6 +8,7 @@ hanging, and whose fault a death was.
 Its words are in messages.py. Videos are numbers here; smaller rank goes first.
 """
 
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -49,6 +50,7 @@ from engine.messages import (
 )
 from engine.pools.pressure import Pressure
 from engine.records import Problem
+from engine.usage import Standing
 
 IN_FLIGHT = 2  # batches a slot holds, so that it never waits for the loop
 AHEAD = 4  # batches a slot that preparation may be ahead
@@ -134,19 +136,24 @@ class Schedule:
         videos: Iterable[int],
         *,
         sequential: bool = False,
+        may_wait: int | None = None,
     ) -> None:
-        """``slots``: name -> batch size; ``videos``: those that need a transcript."""
+        """``slots``: name -> batch size; ``videos``: those that need a transcript.
+
+        ``may_wait``: windows for which there is room while they wait; None: it is not known.
+        """
         self.places = {name: Place(name, size, size) for name, size in slots.items()}
         self.places |= {f"prep:{i}": Place(f"prep:{i}") for i in range(preparation)}
         self._sequential = sequential
         self._calls_limit = calls
-        self._ahead = max(2, AHEAD * sum(slots.values()))
+        ahead = AHEAD * sum(slots.values())
+        self._ahead = max(2, ahead if may_wait is None else min(ahead, may_wait))
         self._pressure = Pressure.NONE
         self._to_probe = deque(videos)
         self._todo: list[int] = []  # not opened yet, best last
         self._rank: dict[int, float] = {}
         self._ready: dict[int, deque[int]] = {}  # windows that wait, by video
-        self._gated: set[int] = set()  # language unknown: only the first window may go
+        self._gates: dict[int, int] = {}  # language unknown: only so many first windows may go
         self._again: deque[tuple[Unit, ...]] = deque()  # batches of one video, sent as they are
         self._deaths: dict[Unit, int] = {}
         self._video_deaths: dict[int, int] = {}
@@ -187,6 +194,20 @@ class Schedule:
     def waiting_windows(self) -> int:
         """Windows that wait for a slot."""
         return sum(map(len, self._ready.values())) + sum(map(len, self._again))
+
+    @property
+    def standing(self) -> Standing:
+        """How the slots stand, for the account of the run."""
+        slots = [p for p in self.places.values() if p.is_slot and p.phase is Phase.OPEN]
+        busy = sum(place.busy or bool(place.batches) for place in slots)
+        waiting = self._available() + sum(map(len, self._again))
+        return Standing(len(slots), busy, waiting, self._reading)
+
+    @property
+    def open_slots(self) -> tuple[str, ...]:
+        """Names of the slots that have a model."""
+        places = self.places.values()
+        return tuple(p.name for p in places if p.is_slot and p.phase is Phase.OPEN)
 
     def stop_calls(self) -> list[CallKey]:
         """Forget the chunks that wait for a call: the endpoint is gone. Returns them."""
@@ -284,16 +305,21 @@ class Schedule:
             place.video = None
         if event.video in self._gone:
             return
-        if event.language_known:
-            self._gated.discard(event.video)
-        else:
-            self._gated.add(event.video)
+        self.set_gate(event.video, event.gate)
         if event.positions:
             self._put(event.video, event.positions)
 
-    def language_known(self, video: int) -> None:
-        """All windows of this video may go now."""
-        self._gated.discard(video)
+    def set_gate(self, video: int, gate: int | None) -> None:
+        """How many first windows of this video may go; None: all, its language is known."""
+        if gate is None:
+            self._gates.pop(video, None)
+        else:
+            self._gates[video] = gate
+
+    def decode_again(self, video: int, positions: Iterable[int]) -> None:
+        """These windows were done in another language than the video's: they wait once more."""
+        if positions := tuple(positions):
+            self._put(video, positions)
 
     def _put(self, video: int, positions: Iterable[int]) -> None:
         self._ready[video] = deque(sorted([*self._ready.get(video, ()), *positions]))
@@ -593,11 +619,9 @@ class Schedule:
         return sum(self._usable(video) for video in self._ready)
 
     def _usable(self, video: int) -> int:
-        """Windows of this video that may go: of one whose language is unknown, only the first."""
-        waiting = self._ready[video]
-        if video in self._gated:
-            return int(bool(waiting) and waiting[0] == 0)
-        return len(waiting)
+        """Windows of this video that may go: of one whose language is unknown, the first ones."""
+        waiting, gate = self._ready[video], self._gates.get(video)
+        return len(waiting) if gate is None else bisect_left(waiting, gate)
 
     def _pick(self, count: int) -> tuple[Unit, ...]:
         """The next units: videos by rank, windows in order."""

@@ -52,6 +52,23 @@ def table(report: RunReport, flaws: Sequence[Flaw]) -> list[str]:
     return lines
 
 
+def usage_line(figures: Mapping[str, Any]) -> str | None:
+    """How well the slots were used, and for how long; None: nothing of it is known."""
+    shares = (
+        ("slots_busy", "slots {:.0f} % busy"),
+        ("slots_starved", "without a window {:.0f} %"),
+        ("batch_fill", "batches {:.0f} % full"),
+        ("window_fill", "windows {:.0f} % full"),
+        ("share_of_floor", "{:.0f} % of the GPU's limit"),
+    )
+    known = [(text, figures.get(name)) for name, text in shares]
+    parts = [text.format(100 * share) for text, share in known if share is not None]
+    predicted, taken = figures.get("predicted_seconds"), figures.get("transcription_seconds")
+    if predicted is not None and taken is not None:
+        parts.append(f"transcribed in {clock(taken)}, predicted {clock(predicted)}")
+    return ", ".join(parts) or None
+
+
 def flaws_of(result: VideoResult) -> Iterator[Flaw]:
     """What is not as it should be with a video: itself, or its analyses."""
     name = name_of(result.video)

@@ -1,12 +1,16 @@
-"""A run without processes: a schedule driven by a clock that jumps from event to event."""
+"""A run without processes: a schedule driven by a clock that jumps from event to event.
+
+Each video has its real job, so that languages are decided as in a run.
+"""
 
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from engine import messages
+from engine.job import Job
 from engine.messages import Unit
-from engine.records import Problem
+from engine.records import SAMPLE_RATE, Piece, Problem, Span, Video, Window, WindowResult
 from engine.schedule import Schedule
 
 DIED = Problem("E_WORKER_DIED", "killed")
@@ -21,7 +25,8 @@ class Replay:
     preparation: int = 1
     seconds: Callable[[Unit], float] = lambda unit: 1.0
     prepare_seconds: float = 0.01
-    multilingual: bool = False
+    may_wait: int | None = None
+    heard: Callable[[Unit], Mapping[str, float]] | None = None  # None: all is English
     kills: Callable[[messages.Decode], bool] = lambda action: False
 
     now: float = 0.0
@@ -32,11 +37,15 @@ class Replay:
     started: list[str] = field(default_factory=list)  # places, as often as they got a process
     _coming: list[tuple[float, int, str, messages.Event]] = field(default_factory=list)
     _delivered: dict[int, int] = field(default_factory=dict)
+    _asked: dict[int, list[str | None]] = field(default_factory=dict)  # languages of a batch
     _free_at: dict[str, float] = field(default_factory=dict)
 
     def run(self) -> float:
         """The makespan in seconds."""
-        self.schedule = Schedule(dict(self.slots), self.preparation, 4, list(self.windows))
+        self.schedule = Schedule(
+            dict(self.slots), self.preparation, 4, list(self.windows), may_wait=self.may_wait
+        )
+        self.jobs = {video: self._job(video) for video in self.windows}
         self._perform(self.schedule.step(messages.Begin(), 0.0))
         while self._coming:
             first = min(self._coming)
@@ -44,8 +53,14 @@ class Replay:
             self.now, _, _, event = first
             if isinstance(event, messages.Decoded):
                 self._decoded(event)
+            elif isinstance(event, messages.Windows):
+                event = self._prepared(event)
             self._perform(self.schedule.step(event, self.now))
         return self.now
+
+    def _job(self, video: int) -> Job:
+        name = str(video)
+        return Job(Video(name, name, 1, 0, name), name, [], "en" if self.heard is None else None)
 
     def _later(self, at: float, place: str, event: messages.Event) -> None:
         self._coming.append((at, len(self.batches) + len(self._coming), place, event))
@@ -54,8 +69,26 @@ class Replay:
         held = self.schedule.places[event.place].batches
         units = next(batch.units for batch in held if batch.number == event.batch)
         self.done += units
-        for video, _ in units:
-            self.schedule.language_known(video)
+        for unit, language in zip(units, self._asked[event.batch], strict=True):
+            job = self.jobs[unit[0]]
+            job.add_result(self._result(unit, language))
+            self.schedule.set_gate(unit[0], job.gate)
+            self.schedule.decode_again(unit[0], job.take_again())
+
+    def _result(self, unit: Unit, language: str | None) -> WindowResult:
+        heard = dict(self.heard(unit)) if self.heard and language is None else {}
+        spoken = language or max(heard, key=lambda name: heard[name])
+        piece = Piece(0.0, 20.0, f" {spoken}", (), 1.0)
+        return WindowResult(unit[1], spoken, None, -0.1, 0.0, (piece,), heard=heard)
+
+    def _prepared(self, event: messages.Windows) -> messages.Windows:
+        job = self.jobs[event.video]
+        spans = (
+            (n, Span(30 * n * SAMPLE_RATE, (30 * n + 20) * SAMPLE_RATE)) for n in event.positions
+        )
+        job.add_windows([Window(n, (span,), "") for n, span in spans], ended=event.ended)
+        self.schedule.decode_again(event.video, job.take_again())
+        return replace(event, gate=job.gate)
 
     def _perform(self, actions: list[messages.Action]) -> None:
         for action in actions:
@@ -81,14 +114,14 @@ class Replay:
         begin = self._delivered.get(video, 0)
         end = min(begin + action.count, self.windows[video])
         self._delivered[video] = end
-        known = not self.multilingual or any(unit[0] == video for unit in self.done)
         ended = end == self.windows[video]
-        found = messages.Windows(place, video, tuple(range(begin, end)), ended, known)
+        found = messages.Windows(place, video, tuple(range(begin, end)), ended, None)
         self._later(self.now + self.prepare_seconds * (end - begin), place, found)
 
     def _decode(self, action: messages.Decode) -> None:
         place = action.place
         self.batches.append((self.now, place, action.units))
+        self._asked[action.batch] = [self.jobs[video].language for video, _ in action.units]
         if any(e[2] == place and isinstance(e[3], messages.Died) for e in self._coming):
             return  # handed to a process that will be gone before it gets there
         begins = max(self.now, self._free_at[place])

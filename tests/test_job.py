@@ -201,3 +201,95 @@ def test_a_fallback_is_not_forgotten_when_the_transcript_is_read_back():
     later.seal_read_back(job.transcript)
     assert later.problem is not None
     assert later.problem.code == "E_FALLBACK"
+
+
+def heard(position: int, language: str, **odds: float) -> WindowResult:
+    """A window that was decoded in this language, since nothing was known."""
+    pieces = (Piece(0.0, 5.0, f" {language}", (), 1.0),)
+    return WindowResult(position, language, max(odds.values()), -0.1, 0.0, pieces, heard=odds)
+
+
+def given_language(position: int, language: str) -> WindowResult:
+    pieces = (Piece(0.0, 5.0, f" {language}", (), 1.0),)
+    return WindowResult(position, language, None, -0.1, 0.0, pieces)
+
+
+UNSURE = (
+    heard(0, "en", en=0.45, de=0.4),
+    heard(1, "de", en=0.1, de=0.9),
+    heard(2, "fr", fr=0.6, de=0.4),
+    heard(3, "de", en=0.2, de=0.8),
+    heard(4, "de", en=0.3, de=0.7),
+)
+
+
+def test_sure_first_window_decides_the_language_alone():
+    job = Job(VIDEO, "key", [])
+    assert job.gate == 1
+    job.add_windows(windows(2), ended=True)
+    job.add_result(heard(0, "en", en=0.5, de=0.3))
+    assert (job.language, job.gate, job.take_again()) == ("en", None, ())
+    job.add_result(given_language(1, "en"))
+    assert job.transcript is not None
+    assert job.transcript.language_probability == 0.5
+
+
+@given(st.permutations(range(1, 5)))
+def test_mean_of_five_decides_where_the_first_is_not_sure(order):
+    job = Job(VIDEO, "key", [])
+    job.add_windows(windows(6), ended=True)
+    for position in (0, *order):
+        assert job.language is None
+        job.add_result(UNSURE[position])
+        assert job.gate in (5, None)
+    assert (job.language, job.gate) == ("de", None)
+    assert sorted(job.take_again()) == [0, 2]
+    assert job.take_again() == ()
+    assert [job.has(n) for n in range(5)] == [False, True, False, True, True]
+    assert job.segments == []
+    for position in (5, 2, 0):
+        job.add_result(given_language(position, "de"))
+    assert job.transcript is not None
+    assert job.transcript.text == " de" * 6
+    assert job.transcript.language_probability == (0.4 + 0.9 + 0.4 + 0.8 + 0.7) / 5
+
+
+def test_video_of_few_windows_is_decided_by_those_it_has():
+    job = Job(VIDEO, "key", [])
+    job.add_windows(windows(2), ended=False)
+    job.add_result(UNSURE[0])
+    job.add_result(UNSURE[1])
+    assert job.language is None  # there may be more
+    job.add_windows([], ended=True)
+    assert job.language == "de"
+    assert job.take_again() == (0,)
+
+
+def test_run_that_goes_on_decides_as_the_run_before_did():
+    """What the ledger keeps of a window that was decoded again still says what was heard first."""
+    first = Job(VIDEO, "key", [])
+    first.add_windows(windows(6), ended=True)
+    kept = {result.position: first.add_result(result) for result in UNSURE}
+    kept[2] = first.add_result(given_language(2, "de"))
+    assert kept[2].language == "de"
+    assert kept[2].heard == UNSURE[2].heard
+
+    second = Job(VIDEO, "key", [])
+    assert second.standing(kept) == frozenset()  # their rows may be needed again
+    second.add_windows(windows(6), ended=True)
+    for result in kept.values():
+        second.add_result(result)
+    assert second.language == "de"
+    assert second.take_again() == (0,)
+    for job in (first, second):
+        for position in (0, 5):
+            job.add_result(given_language(position, "de"))
+    assert first.transcript == second.transcript
+
+
+def test_results_in_a_language_that_is_sure_need_no_row_in_another_run():
+    job = Job(VIDEO, "key", [])
+    kept = {0: heard(0, "en", en=0.9), 1: given_language(1, "en")}
+    assert job.standing(kept) == {0, 1}
+    assert job.standing({0: UNSURE[0], 1: UNSURE[1], 7: given_language(7, "de")}) == {7}
+    assert Job(VIDEO, "key", [], "en").standing(kept) == {0, 1}

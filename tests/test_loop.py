@@ -24,7 +24,9 @@ from engine.records import Problem, State
 from engine.schedule import Schedule
 from engine.store import files
 from engine.store.ledger import Ledger
+from engine.tally import Tally
 from engine.testing.transcriber import make_model
+from engine.usage import Usage
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +72,22 @@ def test_run_leaves_no_process_thread_or_descriptor(videos, quick, tmp_path):
     engine.run([videos], Config(output=tmp_path / "out", model=quick))
     assert (threading.active_count(), psutil.Process().num_fds()) == before
     assert children() == []
+
+
+def test_report_tells_what_the_slots_did_with_their_time(videos, quick, tmp_path):
+    config = Config(output=tmp_path / "out", model=quick, slots=2, batch_size=1)
+    figures = engine.run([videos], config).figures
+    written = json.loads((tmp_path / "out/.reelmine/last-run.json").read_text())
+    assert written.items() >= figures.items()
+    for name in ("slots_busy", "windows_waited", "slots_starved"):
+        assert 0 <= figures[name] <= 1
+    assert 0.7 < figures["window_fill"] < 0.9  # 24 s of speech in each
+    assert figures["batch_fill"] == 1
+    assert 0 < figures["transcription_seconds"] <= figures["seconds"]
+    assert figures["predicted_seconds"] > 0
+    assert figures["share_of_floor"] is None  # of a CPU nothing is known
+    again = engine.run([videos], config).figures
+    assert again["slots_busy"] is again["window_fill"] is again["predicted_seconds"] is None
 
 
 def test_second_run_does_nothing_and_starts_no_process(videos, quick, tmp_path):
@@ -243,6 +261,7 @@ def test_results_of_a_slow_consumer_do_not_hold_up_the_slots(videos, quick, tmp_
 def test_work_given_to_a_process_that_died_in_the_same_turn_is_not_submitted():
     """Two outcomes in one turn: the first earns the place a batch, the second is its death."""
     place = Loop.__new__(Loop)
+    place.usage, place._tally, place._jobs = Usage(0.0), Tally(started=0.0), {}
     place._schedule = Schedule({"cpu:0": 1}, 1, 1, [0])
     place._actions = [messages.Decode("cpu:0", 1, ((0, 0),)), messages.Decode("cpu:1", 2, ())]
     place._step(messages.Died("cpu:0", Problem("E_WORKER_DIED", "killed")))

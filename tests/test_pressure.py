@@ -110,14 +110,16 @@ class Pressed(Replay):
     st.floats(0, 60),
     st.none() | st.floats(0, 100),
     st.sampled_from(Pressure),
+    st.sampled_from([None, {"en": 0.9}, {"en": 0.4, "de": 0.3}]),
 )
 def test_under_pressure_every_window_is_still_decoded_once(
-    windows, slots, batch, preparation, begins, ends, pressure
+    windows, slots, batch, preparation, begins, ends, pressure, odds
 ):
     replay = Pressed(
         windows,
         {f"cpu:{i}": batch for i in range(slots)},
         preparation,
+        heard=None if odds is None else lambda unit: odds,
         begins=begins,
         ends=ends,
         pressure=pressure,

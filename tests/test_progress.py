@@ -174,6 +174,24 @@ def test_videos_done_before_count_neither_as_work_nor_as_speed() -> None:
 # Plain lines
 
 
+def test_end_tells_how_the_slots_were_used_and_leaves_out_what_is_not_known() -> None:
+    figures = {
+        "slots_busy": 0.966,
+        "slots_starved": 0.0,
+        "batch_fill": None,
+        "window_fill": 0.805,
+        "share_of_floor": None,
+        "predicted_seconds": 61.0,
+        "transcription_seconds": 58.4,
+    }
+    text = shown(START, RunFinished(RunReport(0, (), figures=figures)))
+    assert (
+        "slots 97 % busy, without a window 0 %, windows 80 % full, "
+        "transcribed in 0:00:58, predicted 0:01:01\n"
+    ) in text
+    assert "%" not in shown(START, RunFinished(RunReport(0, ())))
+
+
 def test_each_ended_video_is_one_line_with_its_figures() -> None:
     clock = Clock()
     out = io.StringIO()

@@ -16,16 +16,20 @@ def all_units(windows: dict[int, int]) -> Counter[tuple[int, int]]:
     return Counter((video, n) for video, count in windows.items() for n in range(count))
 
 
+def sure(unit):
+    return {"en": 0.9, "de": 0.1}
+
+
 @given(
     st.dictionaries(st.integers(0, 30), st.integers(1, 40), min_size=1, max_size=12),
     st.integers(1, 4),
     st.integers(1, 16),
     st.integers(1, 3),
-    st.booleans(),
+    st.sampled_from([None, sure]),
 )
-def test_every_window_is_decoded_exactly_once(windows, slots, batch, preparation, multilingual):
+def test_every_window_is_decoded_exactly_once(windows, slots, batch, preparation, heard):
     sizes = {f"cpu:{i}": batch for i in range(slots)}
-    replay = Replay(windows, sizes, preparation, multilingual=multilingual)
+    replay = Replay(windows, sizes, preparation, heard=heard)
     replay.run()
     assert Counter(replay.done) == all_units(windows)
     assert replay.schedule.idle
@@ -63,17 +67,77 @@ def test_longest_video_is_prepared_first():
     assert [units[0][0] for _, _, units in replay.batches][:9] == [1] * 9
 
 
+class Gated(Replay):
+    """Notes with each unit sent whether its video's language was known by then."""
+
+    def _decode(self, action):
+        self.sent = [
+            *getattr(self, "sent", []),
+            *((unit, self.jobs[unit[0]].language) for unit in action.units),
+        ]
+        super()._decode(action)
+
+
 def test_only_the_first_window_goes_before_the_language_is_known():
-    replay = Replay({0: 6, 1: 6}, {"cpu:0": 4}, preparation=2, multilingual=True)
+    replay = Gated({0: 6, 1: 6}, {"cpu:0": 4}, preparation=2, heard=sure)
     replay.run()
-    known: set[int] = set()
-    first_batches = replay.batches[:1]
-    for _, _, units in first_batches:
-        assert all(position == 0 or video in known for video, position in units)
-        known |= {video for video, _ in units}
+    unknown = [unit for unit, language in replay.sent if language is None]
+    assert sorted(unknown) == [(0, 0), (1, 0)]
 
 
-def test_preparation_stays_a_few_batches_ahead():
+def torn(unit):
+    """Videos that are even begin in another language than they go on in."""
+    video, position = unit
+    if video % 2:
+        return {"en": 0.8, "de": 0.2}
+    return {"en": 0.45, "de": 0.4} if position == 0 else {"en": 0.2, "de": 0.7 - position / 100}
+
+
+def test_unsure_first_window_is_outvoted_and_decoded_again_in_the_language_of_the_video():
+    replay = Gated({0: 8}, {"cpu:0": 2}, heard=torn)
+    replay.run()
+    assert [unit for unit, language in replay.sent if language is None] == [
+        (0, n) for n in range(5)
+    ]
+    assert Counter(replay.done) == all_units({0: 8}) + Counter([(0, 0)])
+    transcript = replay.jobs[0].transcript
+    assert (transcript.language, transcript.text) == ("de", " de" * 8)
+    odds = [torn((0, n))["de"] for n in range(5)]
+    assert transcript.language_probability == pytest.approx(sum(odds) / 5)
+
+
+def test_other_videos_fill_the_batches_while_a_language_is_decided():
+    replay = Replay({0: 40, 1: 40}, {"cpu:0": 4, "cpu:1": 4}, preparation=2, heard=torn)
+    replay.run()
+    assert replay.schedule.fill_used / replay.schedule.fill_offered >= 0.99
+    whole = [units for _, _, units in replay.batches if len(units) == 4]
+    assert len(whole) > 0.7 * len(replay.batches)
+
+
+@given(
+    st.lists(st.integers(1, 9), min_size=1, max_size=6),
+    st.integers(1, 3),
+    st.integers(1, 8),
+    st.integers(1, 3),
+    st.lists(st.integers(1, 12), max_size=2, unique=True),
+)
+def test_languages_do_not_depend_on_slots_batches_or_kills(counts, slots, batch, preparation, kill):
+    windows = dict(enumerate(counts))
+    plain = Replay(windows, {"cpu:0": 1}, heard=torn)
+    plain.run()
+    sizes = {f"cpu:{i}": batch for i in range(slots)}
+    other = Replay(windows, sizes, preparation, heard=torn, kills=lambda a: a.batch in kill)
+    other.run()
+    for video in windows.keys() - other.failed.keys():
+        assert other.jobs[video].transcript == plain.jobs[video].transcript
+        assert other.jobs[video].transcript.language == (
+            "en" if video % 2 or counts[video] == 1 else "de"
+        )
+    assert other.schedule.idle
+
+
+@pytest.mark.parametrize("may_wait", [None, 3, 100])
+def test_preparation_stays_a_few_batches_ahead_or_what_scratch_has_room_for(may_wait):
     """Scratch is bounded: what waits never exceeds what was allowed."""
     most = 0
 
@@ -83,8 +147,8 @@ def test_preparation_stays_a_few_batches_ahead():
             most = max(most, self.schedule.waiting_windows)
             super()._perform(actions)
 
-    Watching({0: 500}, {"cpu:0": 2}, seconds=lambda unit: 10.0).run()
-    assert most <= schedule.AHEAD * 2
+    Watching({0: 500}, {"cpu:0": 2}, seconds=lambda unit: 10.0, may_wait=may_wait).run()
+    assert most == min(schedule.AHEAD * 2, may_wait or schedule.AHEAD * 2)
 
 
 def test_a_slot_holds_two_batches_so_that_it_never_waits_for_the_loop():
@@ -162,7 +226,7 @@ def test_hung_slot_is_killed_and_its_batch_goes_elsewhere():
     plan.step(messages.Ready("prep:0"), 0.0)
     plan.step(messages.Ready("cpu:0", 0.5), 0.0)
     plan.step(messages.Probed("prep:0", {0: 30.0}), 0.0)
-    [decode] = plan.step(messages.Windows("prep:0", 0, (0,), True, True), 1.0)
+    [decode] = plan.step(messages.Windows("prep:0", 0, (0,), True, None), 1.0)
     assert decode == messages.Decode("cpu:0", 1, ((0, 0),))
     assert plan.next_deadline == 1.0 + schedule.DECODE_LIMIT
     actions = plan.step(messages.Tick(), plan.next_deadline)

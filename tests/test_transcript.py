@@ -15,8 +15,8 @@ def window(position, *pairs):
     return Window(position, seconds(*pairs), "")
 
 
-def result(position, *pieces, language="en"):
-    return WindowResult(position, language, 0.9, -0.2, 0.01, tuple(pieces))
+def result(position, *pieces):
+    return WindowResult(position, "en", 0.9, -0.2, 0.01, tuple(pieces))
 
 
 def piece(start, end, text, words=()):
@@ -62,8 +62,6 @@ def test_order_of_arrival_changes_nothing(order):
 def test_only_the_prefix_without_gaps_is_sealed():
     assembly = Assembly()
     assert assembly.add(window(1, (30, 40)), result(1, piece(0, 5, " later"))) == []
-    assert assembly.language is None
     assert len(assembly.add(window(0, (0, 10)), result(0, piece(0, 5, " first")))) == 2
-    assert assembly.language == "en"
     assert assembly.has(0)
     assert not assembly.has(2)

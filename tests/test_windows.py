@@ -1,11 +1,14 @@
 """Windows from a stream equal the batched pipeline's, sample for sample."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from faster_whisper import vad
 from faster_whisper.feature_extractor import FeatureExtractor
 from speech import joined
 
+from engine.errors import DiskError
 from engine.records import SAMPLE_RATE
 from engine.speech.activity import SpeechDetector
 from engine.speech.windows import ROW_FRAMES, RowWriter, WindowStream, read_row
@@ -58,6 +61,13 @@ def test_row_is_faster_whispers_log_mel(audio, tmp_path):
     assert row.shape == (80, ROW_FRAMES)
     assert np.array_equal(row[:, : features.shape[1]], features)
     assert not row[:, features.shape[1] :].any()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_row_for_which_there_is_no_room_says_so(tmp_path):
+    (tmp_path / "0.mel").symlink_to("/dev/full")
+    with pytest.raises(DiskError, match=r"No space left.*--scratch"):
+        RowWriter(tmp_path, 80).write(0, (), np.zeros(16_000, np.float32))
 
 
 def test_silence_has_no_windows():

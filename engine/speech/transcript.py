@@ -17,8 +17,6 @@ class Assembly:
 
     def __init__(self) -> None:
         self.segments: list[Segment] = []
-        self.language: str | None = None
-        self.language_probability: float | None = None
         self._waiting: dict[int, tuple[Window, WindowResult]] = {}
         self._sealed = 0  # windows sealed so far
         self._speech_before = 0.0  # seconds of speech in them
@@ -43,9 +41,6 @@ class Assembly:
         return new
 
     def _seal(self, window: Window, result: WindowResult) -> list[Segment]:
-        if window.position == 0:
-            self.language = result.language
-            self.language_probability = result.language_probability
         pieces = list(result.pieces)
         if any(piece.words for piece in pieces):
             pieces, self._last_word = fit_words(

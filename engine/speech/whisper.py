@@ -115,26 +115,28 @@ class Recognizer:
                 WindowResult(
                     position=positions[row],
                     language=spoken[row][0],
-                    language_probability=spoken[row][1],
+                    language_probability=max(spoken[row][1].values(), default=None),
                     avg_logprob=output.scores[0] * len(tokens) / (len(tokens) + 1),
                     no_speech_prob=output.no_speech_prob,
                     pieces=tuple(pieces),
                     word_median=median,
+                    heard=spoken[row][1],
                 )
             )
         return results
 
     def _languages(
         self, states: ctranslate2.StorageView, languages: Sequence[str | None]
-    ) -> list[tuple[str, float | None]]:
+    ) -> list[tuple[str, dict[str, float]]]:
+        """The language of each row, and all languages' probabilities where it was not given."""
         if not self.multilingual:
-            return [("en", None)] * len(languages)
+            return [("en", {})] * len(languages)
         if None not in languages:
-            return [(str(language), None) for language in languages]
-        found = self.model.model.detect_language(states)
+            return [(str(language), {}) for language in languages]
+        found = self.model.model.detect_language(states)  # the most probable first
         return [
-            (language, None) if language else (best[0][0][2:-2], best[0][1])
-            for language, best in zip(languages, found, strict=True)
+            (language, {}) if language else (odds[0][0][2:-2], {t[2:-2]: p for t, p in odds})
+            for language, odds in zip(languages, found, strict=True)
         ]
 
     def _tokenizer(self, language: str, task: str) -> Tokenizer:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from faster_whisper.feature_extractor import FeatureExtractor
 
+from engine.errors import DiskError
 from engine.records import SAMPLE_RATE, Span, Window
 from engine.speech.activity import SpeechDetector
 
@@ -82,12 +83,21 @@ class RowWriter:
         self._mels = mels
 
     def write(self, position: int, spans: tuple[Span, ...], samples: np.ndarray) -> Window:
-        """The window with its row on disk: float32 [mels, 3000], zeros after the speech."""
+        """The window with its row on disk: float32 [mels, 3000], zeros after the speech.
+
+        DiskError if there is no room for it.
+        """
         features = self._extract(samples)[..., :-1][:, :ROW_FRAMES]
         row = np.zeros((self._mels, ROW_FRAMES), np.float32)
         row[:, : features.shape[1]] = features
         path = self._folder / f"{position}.mel"
-        row.tofile(path)
+        try:
+            path.write_bytes(row.data)
+        except OSError as error:
+            raise DiskError(
+                f"The scratch file {path} cannot be written ({error.strerror}): make room there, "
+                "or name another place with --scratch."
+            ) from error
         return Window(position, spans, str(path))
 
 

@@ -181,6 +181,14 @@ class ScratchFolder:
             ) from error
         return self
 
+    @property
+    def free(self) -> int | None:
+        """Bytes that fit there now; None: it cannot be told."""
+        try:
+            return shutil.disk_usage(self.path).free
+        except OSError:
+            return None
+
     def __exit__(
         self,
         kind: type[BaseException] | None,

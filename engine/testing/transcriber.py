@@ -11,7 +11,7 @@ the same for the same window. Knows nothing about audio.
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from engine.records import SAMPLE_RATE, Piece, Segment, SpeechOptions, WindowRes
 FILE = "fake.json"
 MELS = 80
 _ENGLISH_ONLY = 51_864  # tokens of the vocabulary that tell an English-only model
+_MULTILINGUAL = 51_865
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,7 @@ class FakeModel:
     language: str = "en"
     memory_windows: int | None = None  # a batch of more windows is out of memory; None: none is
     int8_windows: int | None = None  # the same in an int8 compute type
+    heard: tuple[Mapping[str, float], ...] = ()  # languages by window; empty: knows only its own
 
 
 def make_model(folder: Path, **values: Any) -> Path:
@@ -43,7 +45,8 @@ def make_model(folder: Path, **values: Any) -> Path:
     (folder / FILE).write_text(json.dumps(asdict(model)))
     for name in ("config.json", "tokenizer.json"):
         (folder / name).write_text("{}")
-    (folder / "vocabulary.txt").write_text("".join(f"{n}\n" for n in range(_ENGLISH_ONLY)))
+    tokens = _MULTILINGUAL if model.heard else _ENGLISH_ONLY
+    (folder / "vocabulary.txt").write_text("".join(f"{n}\n" for n in range(tokens)))
     (folder / "model.bin").write_text(json.dumps(asdict(model)))  # other values, other key
     return folder
 
@@ -51,12 +54,12 @@ def make_model(folder: Path, **values: Any) -> Path:
 class FakeRecognizer:
     """Stands where `speech.whisper.Recognizer` does."""
 
-    multilingual = False
     mels = MELS
 
     def __init__(self, folder: Path, compute_type: str = "int8") -> None:
         self.compute_type = compute_type
         self._model = FakeModel(**json.loads((folder / FILE).read_text()))
+        self.multilingual = bool(self._model.heard)
         time.sleep(self._model.open_seconds)
 
     def listen(self) -> tuple[str, float]:
@@ -79,9 +82,21 @@ class FakeRecognizer:
         self._take_memory(len(states))
         time.sleep(self._model.seconds * len(states))
         return [
-            WindowResult(position, self._model.language, None, -0.1, 0.0, self._said(length))
-            for position, length in zip(positions, seconds, strict=True)
+            self._window(position, length, language)
+            for position, length, language in zip(positions, seconds, languages, strict=True)
         ]
+
+    def _window(self, position: int, length: float, language: str | None) -> WindowResult:
+        """A model of several languages says in which it understood a window."""
+        if not self.multilingual:
+            said = self._said(length, self._model.text)
+            return WindowResult(position, self._model.language, None, -0.1, 0.0, said)
+        known = self._model.heard[min(position, len(self._model.heard) - 1)]
+        heard = {} if language else dict(known)
+        spoken = language or max(known, key=lambda name: known[name])
+        said = self._said(length, f"({spoken}) {self._model.text}")
+        odds = max(heard.values(), default=None)
+        return WindowResult(position, spoken, odds, -0.1, 0.0, said, heard=heard)
 
     def open_file(self, audio: Any, options: SpeechOptions) -> "FakeFile":
         """Sequential mode: a whole file of 16 kHz samples."""
@@ -94,10 +109,10 @@ class FakeRecognizer:
         if most is not None and windows > most:
             raise RuntimeError("CUDA failed with error out of memory")
 
-    def _said(self, length: float) -> tuple[Piece, ...]:
+    def _said(self, length: float, text: str) -> tuple[Piece, ...]:
         step = length / self._model.sentences
         return tuple(
-            Piece(round(n * step, 2), round((n + 0.8) * step, 2), f" {self._model.text}", (), 1.0)
+            Piece(round(n * step, 2), round((n + 0.8) * step, 2), f" {text}", (), 1.0)
             for n in range(self._model.sentences)
         )
 

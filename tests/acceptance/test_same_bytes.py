@@ -5,6 +5,7 @@ import signal
 import subprocess
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -13,9 +14,11 @@ from shell import command, environment
 from speech import joined, write_wav
 
 import engine
-from engine import batches, events
+from engine import batches, events, setup
 from engine.config import Config
+from engine.pools.sizing import size
 from engine.records import State
+from engine.testing.transcriber import make_model
 
 SLOW = pytest.mark.slow
 
@@ -66,6 +69,20 @@ def test_piece_length_of_preparation_changes_nothing(
     ours = files_of(tmp_path)
     assert ours["long.json"] == undisturbed["long.json"]
     assert ours["long.srt"] == undisturbed["long.srt"]
+
+
+def test_number_of_preparation_workers_changes_no_window(shelf_of_videos, tmp_path, monkeypatch):
+    """With a model that says the same of the same window: its times show where windows lie."""
+    model = str(make_model(tmp_path / "model", seconds=0.01))
+    for workers in (1, 3):
+
+        def sized(*facts, workers=workers):
+            return replace(size(*facts), preparation=workers)
+
+        monkeypatch.setattr(setup, "size", sized)
+        config = Config(output=tmp_path / str(workers), model=model)
+        assert engine.run([shelf_of_videos], config).exit_code == 0
+    assert files_of(tmp_path / "1") == files_of(tmp_path / "3")
 
 
 @pytest.mark.parametrize("batch", [1, pytest.param(3, marks=SLOW)])
