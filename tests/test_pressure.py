@@ -181,5 +181,5 @@ def test_a_batch_of_one_cannot_be_halved():
     plan.step(messages.Ready("prep:0"), 0.0)
     plan.step(messages.Ready("cpu:0"), 0.0)
     plan.step(messages.Probed("prep:0", {0: 30.0}), 0.0)
-    actions = plan.step(messages.Windows("prep:0", 0, (0,), True, True), 1.0)
+    actions = plan.step(messages.Windows("prep:0", 0, (0,), True, None), 1.0)
     assert messages.Decode("cpu:0", 1, ((0, 0),)) in actions

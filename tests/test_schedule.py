@@ -354,7 +354,7 @@ def test_a_batch_sent_before_the_slot_came_down_is_no_further_step():
     plan.step(messages.Ready("prep:0"), 0.0)
     plan.step(messages.Ready("cuda:0"), 0.0)
     plan.step(messages.Probed("prep:0", {0: 300.0}), 0.0)
-    plan.step(messages.Windows("prep:0", 0, tuple(range(8)), True, True), 1.0)
+    plan.step(messages.Windows("prep:0", 0, tuple(range(8)), True, None), 1.0)
     slot = plan.places["cuda:0"]
     assert [len(batch.units) for batch in slot.batches] == [4, 4]
     plan.step(messages.OutOfMemory("cuda:0", 1, NO_MEMORY, False), 2.0)
