@@ -23,6 +23,7 @@ from engine.loop import Loop, Setup, Signalled
 from engine.output.results import read_result_json
 from engine.pools import worker
 from engine.pools.crew import RUN, environment
+from engine.pools.fitting import Fit
 from engine.pools.hardware import snapshot
 from engine.pools.local import call_once, hush_resource_tracker
 from engine.pools.monitor import Monitor
@@ -32,6 +33,7 @@ from engine.records import Probe, Problem, RunReport, Video, VideoResult
 from engine.report import report_json, report_of
 from engine.setup import (
     Prepared,
+    as_used,
     choose_encoder,
     device_kind,
     model_bytes,
@@ -41,6 +43,7 @@ from engine.setup import (
 from engine.signals import caught
 from engine.speech.encoders import Encoder
 from engine.speech.models import ResolvedModel, catalogue, resolve
+from engine.store import fitted
 from engine.store.files import ScratchFolder, write_atomic
 
 OnEvent = Callable[[events.Event], None]
@@ -113,6 +116,7 @@ class Plan:
     model_note: str | None
     encoder: Encoder
     sizing: Sizing
+    notes: tuple[str, ...]  # what of the machine cannot be used, or is not known
     analysts: tuple[tuple[str, str, tuple[str, ...]], ...]  # recipe, who answers, hosts
     audio_seconds: float | None  # of the videos without a transcript; None: not all say
 
@@ -132,6 +136,7 @@ def plan(paths: Paths, config: Config | None = None) -> Plan:
             ready.model.note,
             ready.encoder,
             ready.sizing,
+            (*ready.hardware.notes, *ready.sizing.left_out),
             tuple((recipe.name, ready.answers, ready.hosts) for recipe in ready.recipes),
             _audio_seconds(todo, config),
         )
@@ -143,8 +148,9 @@ def check_slots(config: Config) -> list[tuple[SlotPlan, bool, str]]:
     hush_resource_tracker()
     hardware = snapshot()
     model = resolve(config.model, device_kind(config, hardware))
-    encoder = choose_encoder(config, hardware, model)
-    sizing = size(hardware, config, model_bytes(model))
+    fits, _ = fitted.recall(model.identity, config.compute_type)
+    sizing = size(hardware, config, model_bytes(model), fits)
+    encoder = choose_encoder(config, as_used(hardware, sizing), model)
     with ScratchFolder(config.scratch) as scratch:
         return [_check_slot(slot, model, encoder, scratch.path) for slot in sizing.slots]
 
@@ -186,6 +192,7 @@ def _run(paths: Paths, config: Config, tell: OnEvent, stop: _Stop) -> RunReport:
             with caught(lambda number: loop.queue.put(Signalled(number))):
                 loop.run()
             loop.unfinished()
+            _remember(ready, loop, config, tell)
         trouble = _write_table(ready)
         report = report_of(ready, loop, results, time.monotonic() - began, trouble)
         report = _write_report(config.output, report)
@@ -224,6 +231,21 @@ def _refuse_in_worker() -> None:
         os._exit(UnguardedError.exit_code)
 
 
+def _remember(ready: Prepared, loop: Loop, config: Config, tell: OnEvent) -> None:
+    """What fitted where memory was too small for the plan, for the next run; the least of each."""
+    fits: dict[str, Fit] = {}
+    for device, (batch, compute_type) in sorted(loop.batches.shortage.found.items()):
+        if device.startswith("cuda"):
+            gpu = ready.hardware.gpus[int(device.partition(":")[2].partition(".")[0])]
+            known = fits.get(gpu.name)
+            if known is None or batch < known.batch_size:
+                fits[gpu.name] = Fit(batch, compute_type, gpu.free)
+    if fits:
+        note = fitted.remember(ready.model.identity, config.compute_type, fits)
+        if note is not None:
+            tell(events.Notice(note))
+
+
 def _announce(ready: Prepared, tell: OnEvent) -> None:
     tell(
         events.RunStarted(
@@ -236,6 +258,8 @@ def _announce(ready: Prepared, tell: OnEvent) -> None:
     )
     if ready.ledger.notice:
         tell(events.Notice(ready.ledger.notice))
+    for sentence in ready.sizing.left_out:
+        tell(events.Notice(sentence))
     for problem in ready.found.problems:
         tell(events.Notice(problem.message))
     for result in ready.done:
@@ -255,8 +279,10 @@ def _loop(ready: Prepared, config: Config, stack: ExitStack, tell: OnEvent) -> L
         windows_that_may_wait(slots, ready.model.mels, scratch.free, scratch.path)
         if rows
         else None,
+        None if config.batch_size else model_bytes(ready.model),
     )
-    setup = Setup(config, speech, ready.sizing, open_answerer(ready, config, stack))
+    answerer = open_answerer(ready, config, stack)
+    setup = Setup(config, speech, ready.sizing, answerer, ready.hardware.memory)
     loop = Loop(setup, ready.jobs, ready.shelf, ready.ledger, tell)
     monitor = Monitor(loop.queue.put, gpus=ready.hardware.gpus)
     monitor.start()

@@ -10,20 +10,22 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 from engine import events, messages
-from engine.errors import ReelmineError, UnguardedError
+from engine.errors import OutOfMemoryError, ReelmineError, UnguardedError
 from engine.job import Job
 from engine.pools import worker
 from engine.pools.crew import Answer, Crew
 from engine.pools.local import Outcome
 from engine.pools.sizing import SlotPlan
+from engine.pools.slots import plural
 from engine.records import SAMPLE_RATE, Probe, Problem, SpeechOptions, WindowResult
-from engine.schedule import Schedule
+from engine.schedule import Phase, Schedule
+from engine.shortage import Shortage
 from engine.speech.models import ResolvedModel
 from engine.store.ledger import Ledger
 from engine.usage import Usage
@@ -46,6 +48,7 @@ class SpeechSetup:
     slots: tuple[SlotPlan, ...]
     scratch: Path
     may_wait: int | None  # windows that fit into scratch while they wait; None: there are no rows
+    model_bytes: int | None  # None: not known, or the batch size is as the user wants it
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,7 @@ class Batches:
         self._cached: dict[int, dict[int, WindowResult]] = {}
         preparation = [place.name for place in plan.places.values() if not place.is_slot]
         self._crew = Crew(setup.slots, preparation, setup.scratch, queue)
+        self.shortage = Shortage(setup.slots, setup.options.compute_type, setup.model_bytes)
 
     def act(self, action: messages.Action) -> None:
         """Do what the schedule says about a place."""
@@ -92,6 +96,10 @@ class Batches:
                 self._crew.start(place)
             case messages.Kill(place, problem):
                 self._ledger.note("kill", problem.message, place=place)
+                self._crew.kill(place)
+                self._tell(events.SlotChanged(place, "ended"))
+            case messages.Lower(place, _):
+                self._came_down(place, self.shortage.lower(place))
                 self._crew.kill(place)
             case messages.Probe(place, videos):
                 paths = tuple(self._jobs[number].video.path for number in videos)
@@ -191,6 +199,9 @@ class Batches:
     def _raised(self, answer: Answer, error: BaseException) -> None:
         place, what = answer.place, answer.what
         log.warning("%s failed in %s", what, place, exc_info=error)
+        if isinstance(error, OutOfMemoryError):
+            self._out_of_memory(answer, error)
+            return
         problem = (
             error.problem
             if isinstance(error, ReelmineError)
@@ -210,6 +221,36 @@ class Batches:
                 self._fail(answer.about, problem)
                 self._step(messages.Broken(place, answer.about))
 
+    def _out_of_memory(self, answer: Answer, error: OutOfMemoryError) -> None:
+        """Nobody's fault: the schedule decides what the slot tries next."""
+        place, what = answer.place, answer.what
+        self._ledger.note(what, str(error), place=place, began=answer.began)
+        self.shortage.ran_out(place)
+        problem = self.shortage.problem(place, self._setup.model.name, str(error))
+        batch = answer.about[0] if what == "batch" else None
+        # a file in sequential mode would begin anew, with other text than its chunks were cut from
+        smaller = what != "advance" and self._may_lower(place)
+        slot = self._schedule.places[place]
+        before = slot.batch_size
+        self._step(messages.OutOfMemory(place, batch, problem, smaller))
+        if slot.phase is Phase.RETIRED:
+            self._came_down(place, self.shortage.step(place, "it is not used any more"))
+        elif slot.batch_size < before:
+            windows = f"{slot.batch_size} {plural('window', slot.batch_size)}"
+            half = f"it takes {windows} at once instead of {before}"
+            self._came_down(place, self.shortage.step(place, half))
+
+    def _may_lower(self, place: str) -> bool:
+        """Whether smaller weights come next: not while another slot on the GPU goes on without."""
+        places = self._schedule.places
+        siblings = (places[slot] for slot in self.shortage.siblings(place))
+        alone = all(slot.phase is Phase.RETIRED for slot in siblings)
+        return alone and self.shortage.smaller(place) is not None
+
+    def _came_down(self, place: str, step: str) -> None:
+        self._ledger.note("memory", step, place=place)
+        self._tell(events.Notice(f"The memory of {place} is too small: {step}."))
+
     def _open(self, place: str) -> None:
         """The process is there: a slot loads its model now, preparation is ready."""
         plan = next((s for s in self._setup.slots if s.device == place), None)
@@ -219,7 +260,7 @@ class Batches:
         spec = worker.SlotSpec(
             self._setup.model.path,
             "cuda" if place.startswith("cuda") else "cpu",
-            plan.compute_type,
+            self.shortage.compute_type(place),
             plan.threads,
             self._setup.canary_words,
             self._setup.torch_type,
@@ -230,7 +271,13 @@ class Batches:
         info: worker.SlotInfo = answer.value
         self._ledger.note("open", info.compute_type, place=answer.place, began=answer.began)
         self._tell(events.SlotChanged(answer.place, "idle"))
-        self._step(messages.Ready(answer.place, info.canary_seconds))
+        room = self.shortage.room(answer.place, info.free)
+        slot = self._schedule.places[answer.place]
+        if room is not None and room < slot.batch_size:
+            windows = f"{room} {plural('window', room)}"
+            what = f"it has room for {windows} at once instead of {slot.batch_size}"
+            self._came_down(answer.place, self.shortage.step(answer.place, what))
+        self._step(messages.Ready(answer.place, info.canary_seconds, room))
 
     def _probed(self, answer: Answer) -> None:
         seconds: dict[int, float | None] = {}
@@ -287,12 +334,14 @@ class Batches:
         number, units = answer.about
         batch: worker.BatchResult = answer.value
         grown: dict[int, Job] = {}
+        fallback = self.shortage.fallback(answer.place)
         speech: list[float] = []
         for (video, position), window in zip(units, batch.results, strict=True):
             job = self._jobs.get(video)
             if job is None:
                 continue
-            self._ledger.add_window(job.speech_key, job.add_result(window))
+            kept = job.add_result(replace(window, fallback=fallback))
+            self._ledger.add_window(job.speech_key, kept)
             if job.has(position):  # else its language is not decided, and it may be needed again
                 with suppress(OSError):  # scratch goes at the end anyway
                     os.unlink(job.windows[position].row)
@@ -301,6 +350,7 @@ class Batches:
         tokens = sum(len(piece.tokens) for window in batch.results for piece in window.pieces)
         self._usage.add_batch(answer.place, speech, tokens, batch.seconds)
         self._ledger.note("batch", f"{len(units)} windows", place=answer.place, began=answer.began)
+        self.shortage.worked(answer.place, self._schedule.places[answer.place].batch_size)
         for video, job in grown.items():
             self._schedule.set_gate(video, job.gate)
             self._schedule.decode_again(video, job.take_again())
@@ -318,6 +368,7 @@ class Batches:
             return
         if job is not None:
             job.add_segments(step.segments)
+            job.fallback = self.shortage.fallback(place)
             job.decoded, job.declared = step.decoded, step.declared
             if step.ended:
                 job.seal_stream(step.language, step.language_probability, step.speech)

@@ -6,17 +6,16 @@ here.
 """
 
 import ctypes
-import importlib.util
 import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
 
 from engine import __version__
 from engine.config import Config
 from engine.errors import ReelmineError
 from engine.pools.hardware import Hardware, snapshot
+from engine.pools.worker import cublas_libraries
 from engine.terminal import printable
 
 _NEEDED = ("faster-whisper", "ctranslate2", "av", "numpy", "onnxruntime", "openai", "pydantic")
@@ -76,11 +75,8 @@ def _hardware(hardware: Hardware) -> Iterator[Finding]:
 
 
 def _cublas() -> Finding:
-    spec = importlib.util.find_spec("nvidia.cublas") if importlib.util.find_spec("nvidia") else None
-    folders = (
-        [Path(place) / "lib" for place in (spec.submodule_search_locations or [])] if spec else []
-    )
-    for library in [*(str(folder / "libcublas.so.12") for folder in folders), "libcublas.so.12"]:
+    name = "libcublas.so.12"
+    for library in [*(str(path) for path in cublas_libraries() if path.name == name), name]:
         try:
             ctypes.CDLL(library)
         except OSError:

@@ -114,6 +114,12 @@ class SlotError(ReelmineError):
     exit_code = EXIT_TRY_AGAIN
 
 
+class OutOfMemoryError(ReelmineError):
+    """The memory is too small for this."""
+
+    code = "E_OUT_OF_MEMORY"
+
+
 class CallError(ReelmineError):
     """A call to the LLM endpoint ended without a usable answer."""
 

@@ -79,6 +79,7 @@ class Job:
         self._assembly = Assembly()
         self._stream: list[Segment] = []  # sequential mode
         self._results = 0
+        self.fallback: str | None = None  # see Transcript
 
     # transcription
 
@@ -161,6 +162,7 @@ class Job:
 
     def _assemble(self, result: WindowResult) -> None:
         self._assembly.add(self.windows[result.position], result)
+        self.fallback = result.fallback or self.fallback
         self._results += 1
         self._seal_if_complete()
 
@@ -173,6 +175,7 @@ class Job:
                     round(self.decoded, 3),
                     round(self.speech, 3),
                     tuple(self._assembly.segments),
+                    self.fallback,
                 )
             )
 
@@ -193,6 +196,7 @@ class Job:
                 round(self.decoded, 3),
                 round(speech, 3),
                 tuple(self._stream),
+                self.fallback,
             )
         )
 
@@ -212,6 +216,13 @@ class Job:
                 "E_SHORT",
                 f"Only {self.decoded:.1f} s of the declared {self.declared:.1f} s ({share:.0f} %) "
                 "could be decoded: the file is damaged or cut off; copy it again.",
+            )
+        elif transcript.fallback:
+            self.state = State.DEGRADED
+            self.problem = Problem(
+                "E_FALLBACK",
+                f"Some of it was transcribed in {transcript.fallback}, because the GPU's memory was"
+                " too small for the usual compute type: its text may be slightly less good.",
             )
 
     # analysis

@@ -31,6 +31,7 @@ from engine.errors import DiskError
 from engine.job import Job
 from engine.pools.local import Outcome
 from engine.pools.monitor import Sample
+from engine.pools.pressure import Gauge, Pressure
 from engine.pools.sizing import Sizing
 from engine.pools.threads import CallOutcome
 from engine.records import Problem, State
@@ -50,6 +51,7 @@ class Setup:
     speech: SpeechSetup
     sizing: Sizing
     answerer: Answerer | None  # None: no analysis is wanted
+    memory: int | None = None  # bytes that could be had before it began
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +85,16 @@ class Loop:
         self._listener = tell
         self._actions: list[messages.Action] = []
         self._drain_until: float | None = None
+        self._told_pressure = False
         self._began = time.monotonic()
         self.usage = Usage(self._began)
         untold = sum(job.transcript is None for job in self._jobs.values())
         self._tally = Tally(started=self._began, todo=untold)
         self._schedule = self._plan()
+        self._gauge = Gauge(setup.memory)
         plan, tell = self._schedule, self._tell
         hooks = Hooks(self._step, tell, self._fail, self._grown, self.usage)
-        self._batches = Batches(setup.speech, self._jobs, ledger, plan, self.queue, hooks)
+        self.batches = Batches(setup.speech, self._jobs, ledger, plan, self.queue, hooks)
         self.calls = (
             Calls(setup.answerer, self._jobs, ledger, self.queue, plan, self._step, tell)
             if setup.answerer
@@ -159,7 +163,7 @@ class Loop:
     def _take(self, thing: Any) -> None:
         match thing:
             case Outcome():
-                self._batches.took(thing)
+                self.batches.took(thing)
             case CallOutcome():
                 assert self.calls is not None
                 self.calls.ended(thing)
@@ -300,7 +304,7 @@ class Loop:
                 self.gave_up = problem
                 self._tell(events.Notice(problem.message))
             case _:
-                self._batches.act(action)
+                self.batches.act(action)
 
     # the end
 
@@ -325,7 +329,7 @@ class Loop:
 
     def _close(self) -> None:
         """Everything of the run ends here, whatever happened."""
-        self._batches.close()
+        self.batches.close()
         if self.calls is not None:
             self.calls.close(stop=bool(self._schedule.calls_under_way))
         self._ledger.commit()
@@ -346,12 +350,30 @@ class Loop:
         offered = self._schedule.fill_offered
         return self._schedule.fill_used / offered if offered else None
 
+    def _pressed(self, pressure: Pressure, left: int | None) -> None:
+        """Memory is short, or no longer is: the schedule acts on it, a person hears of it once."""
+        megabytes = (left or 0) >> 20
+        self._ledger.note("pressure", f"{pressure.name.lower()}: {megabytes} MiB of memory left")
+        if pressure is not Pressure.NONE and not self._told_pressure:
+            self._told_pressure = True
+            self._tell(
+                events.Notice(
+                    f"Memory is short ({megabytes} MiB left): fewer videos are prepared ahead, and "
+                    "if that is not enough batches are halved, until there is more."
+                )
+            )
+        self._step(messages.MemoryPressure(pressure))
+
     def _sampled(self, sample: Sample) -> None:
+        pressure = self._gauge.take(sample.memory_left, sample.time)
+        if pressure is not None:
+            self._pressed(pressure, sample.memory_left)
         places = self._schedule.places.values()
         self._ledger.add_sample(
             {
                 "cpu": sample.cpu,
                 "memory": sample.memory,
+                "memory_left": sample.memory_left,
                 "gpus": sample.gpus,
                 "slots_busy": sum(p.is_slot and bool(p.batches or p.busy) for p in places),
                 "preparing": sum(p.busy for p in places if not p.is_slot),

@@ -7,6 +7,7 @@ window, (video, position); videos are numbers. Seconds are spans, never instants
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from engine.pools.pressure import Pressure
 from engine.records import Problem
 
 Unit = tuple[int, int]  # video, position of the window
@@ -27,6 +28,7 @@ class Ready:
 
     place: str
     seconds: float = 0.0
+    room: int | None = None  # windows that its GPU's memory has room for now; None: not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,23 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
+class OutOfMemory:
+    """A slot's memory was too small for what it did; the worker lives."""
+
+    place: str
+    batch: int | None  # None: opening, or a file in sequential mode
+    problem: Problem
+    smaller: bool  # there is a smaller compute type that may be tried
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPressure:
+    """The host's memory is short, or no longer is."""
+
+    pressure: Pressure
+
+
+@dataclass(frozen=True, slots=True)
 class Advanced:
     """A step of a file in sequential mode is done."""
 
@@ -129,7 +148,7 @@ class Tick:
 
 Event = (
     Begin | Ready | CannotOpen | Died | Probed | Windows | Broken | Decoded | Refused | Advanced
-    | ChunkReady | CallEnded | Drain | Tick
+    | OutOfMemory | MemoryPressure | ChunkReady | CallEnded | Drain | Tick
 )  # fmt: skip
 
 
@@ -146,6 +165,14 @@ class Start:
 @dataclass(frozen=True, slots=True)
 class Kill:
     """End the process in this place."""
+
+    place: str
+    problem: Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Lower:
+    """End the process in this place; the next one opens with a smaller compute type."""
 
     place: str
     problem: Problem
@@ -208,4 +235,4 @@ class GiveUp:
     problem: Problem
 
 
-Action = Start | Kill | Probe | Prepare | Decode | Advance | Call | Fail | GiveUp
+Action = Start | Kill | Lower | Probe | Prepare | Decode | Advance | Call | Fail | GiveUp

@@ -133,6 +133,7 @@ class WindowResult:
     no_speech_prob: float
     pieces: tuple[Piece, ...]
     word_median: float = 0.0  # seconds; median word length, capped at 0.7, for the clean-up
+    fallback: str | None = None  # its compute type, where memory was too small for the usual one
     heard: Mapping[str, float] = field(default_factory=dict)  # language -> probability, if detected
 
 
@@ -162,6 +163,7 @@ class Transcript:
     duration: float  # seconds of audio decoded
     speech: float  # seconds of it that are speech
     segments: tuple[Segment, ...]
+    fallback: str | None = None  # compute type of some of it: memory was too small for the usual
 
     @property
     def text(self) -> str:

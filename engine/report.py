@@ -109,6 +109,8 @@ def _figures(
         "times_real_time": round(audio / seconds, 2) if audio else None,
         "states": {state.value: states.count(state) for state in State if state in states},
         "resumed": len(prepared.done),
+        "oversubscription": round(prepared.sizing.oversubscription, 2),
+        "memory_steps": loop.batches.shortage.steps if loop else [],
         **_usage(prepared, loop),
         "call_overruns": loop.calls.overruns if loop and loop.calls else 0,
     }
@@ -123,9 +125,9 @@ def _usage(prepared: Prepared, loop: Loop | None) -> dict[str, float | None]:
         "window_fill": usage.window_fill,
         "windows_waited": usage.windows_waited,
         "slots_starved": usage.slots_starved,
-        "share_of_floor": share_of_floor(
-            prepared.model.name, prepared.hardware, prepared.sizing, usage
-        ),
+        "share_of_floor": None
+        if loop is None or loop.batches.shortage.steps  # what was planned no longer held
+        else share_of_floor(prepared.model.name, prepared.hardware, prepared.sizing, usage),
         "predicted_seconds": usage.predicted,
         "transcription_seconds": usage.taken,
     }

@@ -35,6 +35,9 @@ from engine.messages import (
     Fail,
     GiveUp,
     Kill,
+    Lower,
+    MemoryPressure,
+    OutOfMemory,
     Prepare,
     Probe,
     Probed,
@@ -45,6 +48,7 @@ from engine.messages import (
     Unit,
     Windows,
 )
+from engine.pools.pressure import Pressure
 from engine.records import Problem
 from engine.usage import Standing
 
@@ -93,7 +97,8 @@ class Place:
     """A slot or a preparation worker."""
 
     name: str
-    batch_size: int = 0  # 0: preparation
+    batch_size: int = 0  # windows it takes at once; 0: preparation
+    planned: int = 0  # the same as sizing had it
     phase: Phase = Phase.ABSENT
     starts: int = 0  # processes in a row that died before they were open
     batches: list[Batch] = field(default_factory=list)  # oldest first
@@ -137,12 +142,13 @@ class Schedule:
 
         ``may_wait``: windows for which there is room while they wait; None: it is not known.
         """
-        self.places = {name: Place(name, size) for name, size in slots.items()}
+        self.places = {name: Place(name, size, size) for name, size in slots.items()}
         self.places |= {f"prep:{i}": Place(f"prep:{i}") for i in range(preparation)}
         self._sequential = sequential
         self._calls_limit = calls
         ahead = AHEAD * sum(slots.values())
         self._ahead = max(2, ahead if may_wait is None else min(ahead, may_wait))
+        self._pressure = Pressure.NONE
         self._to_probe = deque(videos)
         self._todo: list[int] = []  # not opened yet, best last
         self._rank: dict[int, float] = {}
@@ -230,10 +236,8 @@ class Schedule:
 
     def _take(self, event: Event, now: float) -> list[Action]:  # noqa: PLR0912 -- a table
         match event:
-            case Ready(name, seconds):
-                place = self.places[name]
-                place.phase, place.starts, place.deadline = Phase.OPEN, 0, None
-                place.window_seconds = max(place.window_seconds, seconds)
+            case Ready(name, seconds, room):
+                self._opened(self.places[name], seconds, room)
             case CannotOpen(name, problem):
                 return self._retire(self.places[name], problem)
             case Died(name, problem):
@@ -253,6 +257,10 @@ class Schedule:
                 place.window_seconds = max(place.window_seconds, place.pace)
             case Refused(name, batch, problem):
                 return self._blame(self._take_batch(self.places[name], batch, now), problem)
+            case OutOfMemory(name, batch, problem, smaller):
+                return self._out_of_memory(self.places[name], batch, problem, now, smaller=smaller)
+            case MemoryPressure(pressure):
+                self._pressure = pressure
             case Advanced(name, video, ended, seconds):
                 place = self.places[name]
                 self._free(place)
@@ -271,6 +279,11 @@ class Schedule:
             case Begin():
                 pass
         return []
+
+    def _opened(self, place: Place, seconds: float, room: int | None) -> None:
+        place.phase, place.starts, place.deadline = Phase.OPEN, 0, None
+        place.window_seconds = max(place.window_seconds, seconds)
+        place.batch_size = min(place.batch_size, room or place.batch_size)
 
     def _call_order(self, key: CallKey) -> tuple[float, int, str]:
         video, recipe, chunk = key
@@ -311,6 +324,11 @@ class Schedule:
     def _put(self, video: int, positions: Iterable[int]) -> None:
         self._ready[video] = deque(sorted([*self._ready.get(video, ()), *positions]))
 
+    def _put_back(self, units: Iterable[Unit]) -> None:
+        for video, position in units:
+            if video not in self._gone:
+                self._put(video, [position])
+
     def _free(self, place: Place) -> None:
         place.busy, place.asked, place.deadline = False, 0, None
 
@@ -334,6 +352,45 @@ class Schedule:
             else None
         )
 
+    # memory
+
+    def _out_of_memory(
+        self, place: Place, number: int | None, problem: Problem, now: float, *, smaller: bool
+    ) -> list[Action]:
+        """No video's fault. Half the windows at once; if it is one, smaller weights; or the end."""
+        units = () if number is None else self._take_batch(place, number, now).units
+        self._put_back(units)
+        if len(units) > 1:
+            place.batch_size = min(place.batch_size, len(units) // 2)
+            return []
+        self._give_back(place)
+        if not smaller:
+            return [Kill(place.name, problem), *self._retire(place, problem)]
+        place.batch_size = place.planned
+        return [Lower(place.name, problem)]
+
+    def _give_back(self, place: Place) -> None:
+        """Everything under way in a slot waits again, and the slot has no process."""
+        place.phase = Phase.ABSENT
+        for batch in place.batches:
+            self._put_back(batch.units)
+        place.batches = []
+        if place.video is not None and place.video not in self._gone:
+            self._todo.append(place.video)
+        place.video = None
+        self._free(place)
+
+    def _send_home(self) -> list[Action]:
+        """Under pressure one preparation worker is enough: those that hold no video are ended."""
+        here = [p for p in self.places.values() if not p.is_slot and p.phase is Phase.OPEN]
+        idle = [p for p in here if not p.busy and p.video is None]
+        actions: list[Action] = []
+        for place in idle[: len(here) - 1]:
+            self._give_back(place)
+            problem = Problem("E_MEMORY", "ended because memory is short")
+            actions.append(Kill(place.name, problem))
+        return actions
+
     # deaths
 
     def _died(self, place: Place, problem: Problem, now: float) -> list[Action]:
@@ -343,9 +400,7 @@ class Schedule:
         actions: list[Action] = []
         batches, place.batches = place.batches, []
         for batch in batches[1:]:
-            for video, position in batch.units:
-                if video not in self._gone:
-                    self._put(video, [position])
+            self._put_back(batch.units)
         if batches:
             actions += self._blame(batches[0], problem)
         probing, place.probing = place.probing, ()
@@ -433,6 +488,8 @@ class Schedule:
 
     def _assign(self, now: float) -> list[Action]:
         actions: list[Action] = []
+        if self._pressure is not Pressure.NONE:
+            actions += self._send_home()
         for place in self.places.values():
             if place.phase is Phase.ABSENT and self._wanted(place):
                 place.phase, place.deadline = Phase.OPENING, now + START_LIMIT + OPEN_LIMIT
@@ -451,7 +508,15 @@ class Schedule:
         """Whether there is anything left that a process in this place could do."""
         if place.is_slot:
             return self._reading or bool(self._again) or any(self._ready.values())
+        if self._pressure is not Pressure.NONE and self._has_company(place):
+            return False
         return bool(self._to_probe or self._todo)
+
+    def _has_company(self, place: Place) -> bool:
+        """Whether another preparation worker has a process."""
+        alive = (Phase.OPENING, Phase.OPEN)
+        others = (p for p in self.places.values() if not p.is_slot and p is not place)
+        return any(other.phase in alive for other in others)
 
     @property
     def _reading(self) -> bool:
@@ -469,10 +534,16 @@ class Schedule:
         if self._sequential or any(p.probing for p in self.places.values()):
             return []  # the order is not known yet
         asked = sum(p.asked for p in self.places.values())
-        room = self._ahead - asked - sum(map(len, self._ready.values()))
+        ahead = self._ahead
+        fresh = place.video is None
+        if self._pressure is not Pressure.NONE:
+            others = [p for p in self.places.values() if not p.is_slot and p is not place]
+            if asked or (fresh and any(p.video is not None for p in others)):
+                return []  # one at a time, and no new video before the open ones have ended
+            ahead = max(2, ahead // AHEAD)
+        room = ahead - asked - sum(map(len, self._ready.values()))
         if room <= 0:
             return []
-        fresh = place.video is None
         if fresh:
             if not self._todo:
                 return []
@@ -531,6 +602,8 @@ class Schedule:
         available = self._available()
         slots = [p for p in self.places.values() if p.is_slot and p.phase is Phase.OPEN]
         full = place.batch_size
+        if self._pressure is Pressure.BATCH:
+            full = max(1, full // 2)
         count = min(full, available)
         if place.batches:
             count = full if available >= full * len(slots) else 0

@@ -8,7 +8,7 @@ run holds the folder). Loads no model, reads no video beyond its first and last 
 import importlib.util
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from os import PathLike
 
 from engine.analysis.analysts import PHRASES, LlmAnalyst, PhrasebookAnalyst
@@ -27,6 +27,7 @@ from engine.speech.encoders import Encoder, Means, choose
 from engine.speech.models import ResolvedModel, find_models_folder, resolve
 from engine.speech.sources import Progress
 from engine.speech.weights import UnknownWeightsError, encoder_weights
+from engine.store import fitted
 from engine.store.files import RunLock, check_writable, sweep_temporaries
 from engine.store.keys import digest, fingerprint
 from engine.store.ledger import Ledger
@@ -90,7 +91,11 @@ def prepare(
     ledger = Ledger(config.output, look=look)
     stack.callback(ledger.close)
     model = _model(config, hardware, ledger, on_fetch)
-    encoder = _encoder(config, hardware, model, ledger)
+    fits, damage = fitted.recall(model.identity, config.compute_type)
+    if damage is not None:
+        hardware = replace(hardware, notes=(*hardware.notes, damage))
+    sizing = size(hardware, config, model_bytes(model), fits)
+    encoder = _encoder(config, as_used(hardware, sizing), model, ledger)
     options = speech_options(config, model)
     shelf = Shelf(
         config.output,
@@ -104,7 +109,6 @@ def prepare(
     language = config.language if model.multilingual else "en"
     found = _without_strangers(found, shelf)
     jobs, done = _jobs(found.videos, shelf, recipes, answers, language)
-    sizing = size(hardware, config, model_bytes(model))
     return Prepared(
         found,
         model,
@@ -139,6 +143,11 @@ def device_kind(config: Config, hardware: Hardware) -> str:
     if config.device == "auto":
         return "cuda" if hardware.gpus else "cpu"
     return config.device.split(":")[0]
+
+
+def as_used(hardware: Hardware, sizing: Sizing) -> Hardware:
+    """The machine as its slots see it: without GPUs, where none has room for the model."""
+    return hardware if any(slot.pin for slot in sizing.slots) else replace(hardware, gpus=())
 
 
 def model_bytes(model: ResolvedModel) -> int | None:

@@ -91,11 +91,16 @@ def plan_lines(plan: "Plan", *, every_video: bool = False) -> list[str]:
         lines += [f"{'':<12} {name_of(video)}" for video in plan.videos]
     lines += [f"{'no video':<12} {printable(problem.message)}" for problem in plan.problems]
     lines.append(f"{'model':<12} {printable(plan.model_note or plan.model)}")
+    lines += [f"{'note':<12} {printable(note)}" for note in plan.notes]
     lines.append(f"{'encoder':<12} {plan.encoder.name}: {printable(plan.encoder.why)}")
     for slot in sizing.slots:
         threads = count(slot.threads, "thread")
         shape = f"{slot.compute_type}, batch {slot.batch_size}, {threads}"
         lines.append(f"{'slot ' + slot.device:<12} {shape}: {slot.why}")
+    if sizing.oversubscription > 1:
+        threads = f"{count(sizing.threads, 'thread')} on {sizing.cores:g} cores"
+        factor = f"{sizing.oversubscription:.1f} times as many"
+        lines.append(f"{'too many':<12} {threads}, {factor}: the slots take turns")
     workers = count(sizing.preparation, "worker")
     lines.append(f"{'preparation':<12} {workers}: {sizing.preparation_why}")
     lines.append(f"{'LLM threads':<12} {sizing.llm_threads}: {sizing.llm_why}")

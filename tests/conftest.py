@@ -1,11 +1,16 @@
 """What all tests share: which ones run, an environment without a user's settings, the command."""
 
+import importlib
 import os
 import signal
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
+from machines import fake_nvml
 from shell import ROOT, Reelmine, reelmine_in
 
 # the same examples every time; a slow machine is no failure
@@ -61,6 +66,21 @@ def _model(name: str) -> Path:
     from engine.speech.models import get
 
     return get(name).path
+
+
+@pytest.fixture
+def nvml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Any], None]]:
+    """``nvml([card(...), ...])``: from now on NVML answers for these, in worker processes too."""
+
+    def answer(gpus: Any) -> None:
+        sys.modules.pop("pynvml", None)
+        fake_nvml(tmp_path / "nvml", gpus)
+        importlib.invalidate_caches()
+
+    (tmp_path / "nvml").mkdir()
+    monkeypatch.syspath_prepend(tmp_path / "nvml")
+    yield answer
+    sys.modules.pop("pynvml", None)
 
 
 @pytest.fixture

@@ -74,7 +74,7 @@ def test_switch_does_not_swallow_the_video_after_it() -> None:
 def test_every_option_is_there_with_hyphens_and_underscores(field: str) -> None:
     values = {
         "output": "out", "task": "translate", "mode": "sequential", "language": "fr",
-        "compute_type": "int8", "device": "cpu", "output_format": "srt",
+        "compute_type": "int8", "encoder": "torch", "device": "cpu", "output_format": "srt",
         "llm_base_url": "http://localhost/v1", "time_limit": "00:01:00", "word_timestamps": "True",
         "vad_filter": "False", "analysis": "False",
     }  # fmt: skip

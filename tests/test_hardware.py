@@ -1,33 +1,13 @@
 """Snapshots of recorded machines: what of a machine this process may use."""
 
 import os
-from pathlib import Path
 
 import pytest
+from machines import GIB, MIB, V1_MOUNTS, V2_MOUNT, machine, slices
+from machines import card as nvml_card
 
-from engine.pools.hardware import Gauges, Gpu, snapshot
-
-MIB, GIB = 1 << 20, 1 << 30
-
-V2_MOUNT = "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n"
-V1_MOUNTS = (
-    "31 23 0:27 / /sys/fs/cgroup ro - tmpfs tmpfs ro,mode=755\n"
-    "32 31 0:28 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n"
-    "33 31 0:29 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"
-)
-
-
-def machine(root: Path, files: dict[str, str]) -> Path:
-    for name, text in {"proc/meminfo": meminfo(64 * GIB), **files}.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return root
-
-
-def meminfo(available: int) -> str:
-    total = f"MemTotal:       {available * 2 // 1024} kB\nMemFree:         1024 kB\n"
-    return f"{total}MemAvailable:   {available // 1024} kB\n"
+from engine.pools.gpus import Gpu, free_now
+from engine.pools.hardware import Gauges, left_now, snapshot
 
 
 def look(root, env=None, cores=8, gpus=(), notes=()):
@@ -183,6 +163,55 @@ def test_a_narrower_affinity_is_seen():
         os.sched_setaffinity(0, allowed)
 
 
+def test_memory_left_is_what_the_nearest_group_has_left(tmp_path):
+    group = "sys/fs/cgroup/slurm/job_7"
+    root = machine(
+        tmp_path,
+        {
+            "proc/self/cgroup": "0::/slurm/job_7/step_0\n",
+            "proc/self/mountinfo": V2_MOUNT,
+            f"{group}/step_0/memory.max": f"{16 * GIB}\n",
+            f"{group}/step_0/memory.current": f"{3 * GIB}\n",
+            f"{group}/memory.max": f"{8 * GIB}\n",
+            f"{group}/memory.current": f"{7 * GIB}\n",
+            f"{group}/memory.stat": f"anon 5\nfile 7\ninactive_file {2 * GIB}\n",
+        },
+    )
+    assert left_now(root) == 3 * GIB  # what the kernel can take back counts
+
+
+def test_memory_left_is_read_from_groups_of_version_1(tmp_path):
+    group = "sys/fs/cgroup/memory/box"
+    root = machine(
+        tmp_path,
+        {
+            "proc/self/cgroup": "5:memory:/box\n",
+            "proc/self/mountinfo": V1_MOUNTS,
+            f"{group}/memory.limit_in_bytes": f"{5 * GIB}\n",
+            f"{group}/memory.usage_in_bytes": f"{4 * GIB}\n",
+            f"{group}/memory.stat": f"inactive_file 1\ntotal_inactive_file {GIB}\n",
+        },
+    )
+    assert left_now(root) == 2 * GIB
+
+
+def test_memory_left_is_the_machines_where_no_group_limits_it(tmp_path):
+    assert left_now(machine(tmp_path, {})) == 64 * GIB
+
+
+def test_memory_left_over_a_limit_is_none_at_all(tmp_path):
+    root = machine(
+        tmp_path,
+        {
+            "proc/self/cgroup": "0::/\n",
+            "proc/self/mountinfo": V2_MOUNT,
+            "sys/fs/cgroup/memory.max": f"{GIB}\n",
+            "sys/fs/cgroup/memory.current": f"{2 * GIB}\n",
+        },
+    )
+    assert left_now(root) == 0
+
+
 # --- GPUs ------------------------------------------------------------------------------------
 
 
@@ -247,6 +276,32 @@ def test_nvml_on_this_machine_gives_gpus_or_says_why_not():
     assert found.gpus or any("GPU" in note for note in found.notes)
 
 
+def test_nvml_is_asked_for_every_card_and_one_that_is_silent_is_noted(tmp_path, nvml):
+    nvml([nvml_card(0, "one", 24, 20), "GPU is lost", nvml_card(2, "two", 80)])
+    found = snapshot({}, machine(tmp_path / "root", {}), affinity=2)
+    assert [(gpu.name, gpu.total, gpu.free, gpu.index) for gpu in found.gpus] == [
+        ("one", 24 * GIB, 20 * GIB, "GPU-00000000-aaaa"),
+        ("two", 80 * GIB, 80 * GIB, "GPU-00000002-aaaa"),
+    ]
+    assert found.notes == ("GPU 1 does not answer: GPU is lost",)
+
+
+def test_slices_of_a_card_stand_for_it(tmp_path, nvml):
+    nvml([nvml_card(0, "big", 80, slices=slices(0, 2, 10))])
+    found = snapshot({}, machine(tmp_path / "root", {}), affinity=2)
+    assert [(gpu.mig, gpu.free) for gpu in found.gpus] == [(True, 10 * GIB)] * 2
+
+
+@pytest.mark.parametrize(
+    ("visible", "free"),
+    [("GPU-00000001-aaaa", 5 * GIB), ("1", 5 * GIB), ("", None), ("GPU-9", None)],
+)
+def test_a_worker_sees_what_is_free_on_its_own_card(nvml, visible, free):
+    nvml([nvml_card(0, "card", 24), nvml_card(1, "card", 24, 5)])
+    env = {"CUDA_VISIBLE_DEVICES": visible, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    assert free_now(env) == free
+
+
 # --- gauges ----------------------------------------------------------------------------------
 
 
@@ -254,6 +309,7 @@ def test_gauges_read_this_machine_and_close_twice():
     gauges = Gauges((card(0),))
     reading = gauges.read()
     assert reading.memory is not None
+    assert reading.memory_left is not None
     assert reading.gpus == (None,)  # no such card here: unknown, not idle
     gauges.close()
     gauges.close()

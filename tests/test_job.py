@@ -1,5 +1,8 @@
 """A video on its way: windows and chunk results in any order, one outcome."""
 
+from dataclasses import replace
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -172,6 +175,32 @@ def test_transcript_that_no_recipe_applies_to_is_done_with_the_analysis_skipped(
     assert job.complete
     assert job.analyses()[0].state is State.SKIPPED
     assert job.result().state is State.DONE
+
+
+@pytest.mark.parametrize("declared", [None, 80.0])
+def test_one_window_in_a_fallback_type_is_a_flaw_of_the_video(declared):
+    job = a_job()
+    job.declared = declared
+    job.decoded = 60.0
+    job.add_windows(windows(2), ended=True)
+    job.add_result(result(0))
+    job.add_result(replace(result(1), fallback="int8_float16"))
+    assert job.transcript is not None
+    assert job.transcript.fallback == "int8_float16"
+    assert job.state is State.DEGRADED
+    assert job.problem is not None
+    assert job.problem.code == ("E_SHORT" if declared else "E_FALLBACK")  # the worse one is told
+
+
+def test_a_fallback_is_not_forgotten_when_the_transcript_is_read_back():
+    job = a_job()
+    job.add_windows(windows(1), ended=True)
+    job.add_result(replace(result(0), fallback="int8_float16"))
+    assert job.transcript is not None
+    later = a_job()
+    later.seal_read_back(job.transcript)
+    assert later.problem is not None
+    assert later.problem.code == "E_FALLBACK"
 
 
 def heard(position: int, language: str, **odds: float) -> WindowResult:

@@ -86,6 +86,7 @@ results = st.builds(
         max_size=3,
     ).map(tuple),
     word_median=st.floats(0, 0.7),
+    fallback=st.none() | st.just("int8_float16"),
 )
 
 

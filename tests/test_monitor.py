@@ -4,7 +4,7 @@ import threading
 import time
 from itertools import pairwise
 
-from engine.pools.hardware import Gpu
+from engine.pools.gpus import Gpu
 from engine.pools.monitor import Monitor, Sample
 
 

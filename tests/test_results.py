@@ -49,6 +49,7 @@ SEGMENTS = st.builds(
 TRANSCRIPTS = st.builds(
     Transcript,
     *(TEXTS, st.none() | FLOATS, FLOATS, FLOATS, st.lists(SEGMENTS, max_size=4).map(tuple)),
+    st.none() | TEXTS,
 )
 ITEMS = st.lists(
     st.builds(
@@ -254,3 +255,9 @@ def test_any_text_survives_the_table(fields: list[dict[str, str]]) -> None:
     for row, some in zip(rows, fields, strict=True):
         for name, text in some.items():
             assert row[name] == (f"'{text}" if text[:1] in tuple("=+-@\t\r") else text)
+
+
+def test_a_file_from_before_fallbacks_were_kept_is_read():
+    ours = {name: value for name, value in GOOD["reelmine"].items() if name != "fallback"}
+    stored = read_result_json(json.dumps({**GOOD, "reelmine": ours}).encode())
+    assert stored.transcript.fallback is None

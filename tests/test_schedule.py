@@ -295,3 +295,171 @@ def test_sequential_file_restarts_after_a_death_and_fails_at_the_second(kills):
         plan.step(messages.Ready("cpu:0"), 1.0)
     failed = [a for a in actions if isinstance(a, messages.Fail)]
     assert bool(failed) == (kills == 2)
+
+
+# --- out of memory ---------------------------------------------------------------------------
+
+NO_MEMORY = Problem("E_OUT_OF_MEMORY", "too small")
+
+
+class Cramped(Replay):
+    """Slots whose memory holds so many windows at once, and perhaps more in smaller weights."""
+
+    def __init__(self, *args, holds, smaller=None, **more):
+        super().__init__(*args, **more)
+        self.holds = dict(holds)
+        self.smaller = smaller
+        self.lowered: list[str] = []
+        self.refused: list[int] = []  # sizes of batches that did not fit
+
+    def _decode(self, action):
+        place, units = action.place, action.units
+        dying = any(e[2] == place and isinstance(e[3], messages.Died) for e in self._coming)
+        if dying or len(units) <= self.holds[place]:
+            super()._decode(action)
+            return
+        self.batches.append((self.now, place, units))
+        self.refused.append(len(units))
+        may = self.smaller is not None and place not in self.lowered
+        event = messages.OutOfMemory(place, action.batch, NO_MEMORY, may)
+        at = max(self.now, self._free_at[place]) + 0.1
+        self._free_at[place] = at
+        self._later(at, place, event)
+
+    def _perform(self, actions):
+        for action in actions:
+            if isinstance(action, messages.Lower | messages.Kill):
+                gone = action.place
+                self._coming = [entry for entry in self._coming if entry[2] != gone]
+            if isinstance(action, messages.Lower):
+                self.lowered.append(action.place)
+                self.holds[action.place] = self.smaller
+        super()._perform(actions)
+
+
+def test_a_batch_that_does_not_fit_is_halved_until_it_does_and_no_video_is_blamed():
+    windows = {0: 30, 1: 5, 2: 5}
+    replay = Cramped(windows, {"cuda:0": 16}, holds={"cuda:0": 5})
+    replay.run()
+    assert Counter(replay.done) == all_units(windows)
+    assert not replay.failed
+    assert replay.schedule.places["cuda:0"].batch_size == 4
+    assert replay.schedule.places["cuda:0"].phase is schedule.Phase.OPEN
+    assert replay.started.count("cuda:0") == 1
+
+
+def test_a_batch_sent_before_the_slot_came_down_is_no_further_step():
+    plan = Schedule({"cuda:0": 4}, 1, 4, [0])
+    plan.step(messages.Begin(), 0.0)
+    plan.step(messages.Ready("prep:0"), 0.0)
+    plan.step(messages.Ready("cuda:0"), 0.0)
+    plan.step(messages.Probed("prep:0", {0: 300.0}), 0.0)
+    plan.step(messages.Windows("prep:0", 0, tuple(range(8)), True, None), 1.0)
+    slot = plan.places["cuda:0"]
+    assert [len(batch.units) for batch in slot.batches] == [4, 4]
+    plan.step(messages.OutOfMemory("cuda:0", 1, NO_MEMORY, False), 2.0)
+    assert (slot.batch_size, slot.phase) == (2, schedule.Phase.OPEN)
+    plan.step(messages.OutOfMemory("cuda:0", 2, NO_MEMORY, False), 3.0)
+    assert (slot.batch_size, slot.phase) == (2, schedule.Phase.OPEN)
+    assert [len(batch.units) for batch in slot.batches] == [2, 2]
+    # down to one window, then all the way again with smaller weights
+    for number in (3, 4, 5):
+        actions = plan.step(messages.OutOfMemory("cuda:0", number, NO_MEMORY, True), 4.0)
+    assert actions == [messages.Lower("cuda:0", NO_MEMORY), messages.Start("cuda:0")]
+    assert (slot.batch_size, slot.batches) == (4, [])
+    assert plan.waiting_windows == 8
+
+
+def test_a_slot_that_cannot_hold_one_window_opens_again_with_smaller_weights():
+    windows = {0: 12, 1: 3}
+    replay = Cramped(windows, {"cuda:0": 8}, holds={"cuda:0": 0}, smaller=4)
+    replay.run()
+    assert Counter(replay.done) == all_units(windows)
+    assert not replay.failed
+    assert replay.lowered == ["cuda:0"]
+    assert replay.started.count("cuda:0") == 2
+    assert replay.schedule.places["cuda:0"].batch_size == 4  # found anew from what was planned
+
+
+def test_a_slot_that_holds_nothing_is_given_up_and_another_does_its_windows():
+    windows = {0: 12, 1: 3}
+    replay = Cramped(
+        windows, dict.fromkeys(("cuda:0", "cuda:1"), 4), holds={"cuda:0": 0, "cuda:1": 4}
+    )
+    replay.run()
+    assert Counter(replay.done) == all_units(windows)
+    assert not replay.failed
+    assert replay.gave_up is None
+    assert replay.schedule.places["cuda:0"].phase is schedule.Phase.RETIRED
+
+
+def test_without_any_slot_that_holds_a_window_the_run_is_given_up_with_the_reason():
+    replay = Cramped({0: 3}, {"cuda:0": 2}, holds={"cuda:0": 0}, smaller=0)
+    replay.run()
+    assert replay.gave_up == NO_MEMORY
+    assert replay.lowered == ["cuda:0"]
+    assert replay.schedule.idle
+    assert not replay.done
+
+
+def test_a_model_that_does_not_fit_while_opening_is_opened_with_smaller_weights():
+    plan = Schedule({"cuda:0": 4}, 1, 4, [0])
+    plan.step(messages.Begin(), 0.0)
+    actions = plan.step(messages.OutOfMemory("cuda:0", None, NO_MEMORY, True), 1.0)
+    assert actions == [messages.Lower("cuda:0", NO_MEMORY), messages.Start("cuda:0")]
+    actions = plan.step(messages.OutOfMemory("cuda:0", None, NO_MEMORY, False), 2.0)
+    assert actions == [messages.Kill("cuda:0", NO_MEMORY), messages.GiveUp(NO_MEMORY)]
+
+
+def test_windows_of_a_dead_batch_that_is_sent_again_fit_a_slot_that_came_down():
+    kills = iter([True])
+    replay = Cramped(
+        {0: 16}, {"cuda:0": 8}, holds={"cuda:0": 2}, kills=lambda action: next(kills, False)
+    )
+    replay.run()
+    assert Counter(replay.done) == all_units({0: 16})
+    assert not replay.failed
+
+
+@given(
+    st.dictionaries(st.integers(0, 30), st.integers(1, 20), min_size=1, max_size=8),
+    st.lists(st.integers(0, 20), min_size=1, max_size=4),
+    st.integers(1, 16),
+    st.none() | st.integers(1, 16),
+)
+def test_whatever_slots_hold_no_window_is_lost_or_done_twice(windows, holds, batch, smaller):
+    slots = {f"cuda:{n}": batch for n in range(len(holds))}
+    replay = Cramped(windows, slots, holds=dict(zip(slots, holds, strict=True)), smaller=smaller)
+    replay.run()
+    assert replay.schedule.idle
+    assert not replay.failed
+    if any(holds) or smaller is not None:
+        assert Counter(replay.done) == all_units(windows)
+        assert replay.gave_up is None
+    else:
+        assert replay.gave_up == NO_MEMORY
+
+
+def test_a_slot_takes_no_more_than_its_gpu_had_room_for_when_it_opened():
+    plan = Schedule({"cuda:0": 32}, 1, 4, [0])
+    plan.step(messages.Begin(), 0.0)
+    plan.step(messages.Ready("cuda:0", 0.1, 8), 0.0)
+    assert plan.places["cuda:0"].batch_size == 8
+    plan.step(messages.Ready("cuda:0", 0.1, 16), 0.0)
+    assert plan.places["cuda:0"].batch_size == 8
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_a_file_read_in_sequential_mode_goes_to_another_slot_or_ends_with_the_reason(others):
+    slots = {f"cuda:{n}": 1 for n in range(1 + others)}
+    plan = Schedule(slots, 1, 4, [0], sequential=True)
+    plan.step(messages.Begin(), 0.0)
+    plan.step(messages.Ready("prep:0"), 0.0)
+    for slot in slots:
+        plan.step(messages.Ready(slot), 0.0)
+    actions = plan.step(messages.Probed("prep:0", {0: 90.0}), 0.0)
+    assert actions == [messages.Advance("cuda:0", 0, restart=True)]
+    actions = plan.step(messages.OutOfMemory("cuda:0", None, NO_MEMORY, False), 1.0)
+    assert actions[0] == messages.Kill("cuda:0", NO_MEMORY)
+    left = messages.Advance("cuda:1", 0, restart=True) if others else messages.GiveUp(NO_MEMORY)
+    assert actions[1:] == [left]

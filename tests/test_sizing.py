@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 
 from engine.config import Config
 from engine.errors import EXIT_USAGE, UsageError
+from engine.pools.fitting import Fit
 from engine.pools.sizing import size
 from engine.testing.hardware import GIB, container, mig_server, slurm_job, workstation
 
-TINY, TURBO = 75_537_502, 1_617_884_929  # bytes of model.bin
+TINY, TURBO, LARGE = 75_537_502, 1_617_884_929, 3_087_284_237  # bytes of model.bin
 
 
 def test_cores_without_a_gpu_get_a_slot_of_one_thread_each():
@@ -79,14 +80,124 @@ def test_every_gpu_gets_a_slot_pinned_to_it():
         ("cuda:0", machine.gpus[0].index),
         ("cuda:1", machine.gpus[1].index),
     ]
-    assert {(slot.compute_type, slot.batch_size) for slot in plan.slots} == {("float16", 16)}
-    assert plan.slots[0].why == ("1 slot on NVIDIA RTX 4090; batch 16: 24 GiB of its memory free")
+    assert {(slot.compute_type, slot.batch_size) for slot in plan.slots} == {("float16", 32)}
+    assert plan.slots[0].why == ("1 slot on NVIDIA RTX 4090; batch 32: 24 GiB of its memory free")
 
 
 def test_a_busy_gpu_gets_a_smaller_batch():
-    plan = size(workstation(gpus=2, busy=(1,), free=3 * GIB), Config(), TURBO)
-    assert [slot.batch_size for slot in plan.slots] == [16, 8]
-    assert "3 GiB of its memory free" in plan.slots[1].why
+    plan = size(workstation(gpus=2, busy=(1,), free=5 * GIB), Config(), TURBO)
+    assert [slot.batch_size for slot in plan.slots] == [32, 4]
+    assert plan.slots[1].why == (
+        "1 slot on NVIDIA RTX 4090; batch 4: 5 GiB of its 24 GiB of memory free"
+    )
+    assert plan.left_out == ()
+
+
+def test_a_gpu_without_room_for_the_model_is_left_out():
+    plan = size(workstation(gpus=2, busy=(0,)), Config(), TURBO)
+    assert [slot.device for slot in plan.slots] == ["cuda:1"]
+    [sentence] = plan.left_out
+    assert sentence == (
+        "cuda:0 (NVIDIA RTX 4090) is left out: 1 GiB of its 24 GiB of memory free, and the model"
+        " needs 2.8 GiB; --device cuda:0 tries it all the same"
+    )
+
+
+def test_a_machine_whose_only_gpu_is_full_uses_its_cores():
+    plan = size(workstation(busy=(0,), cores=2), Config(), TURBO)
+    assert [slot.device for slot in plan.slots] == ["cpu:0", "cpu:1"]
+    assert len(plan.left_out) == 1
+    assert "no GPU with room" in plan.slots[0].why
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:0"])
+def test_a_full_gpu_that_was_asked_for_is_tried(device):
+    plan = size(workstation(busy=(0,)), Config(device=device), TURBO)
+    assert [(slot.device, slot.batch_size) for slot in plan.slots] == [("cuda:0", 1)]
+    assert plan.slots[0].why.endswith(
+        "1 GiB of its 24 GiB of memory free, less than the 2.8 GiB this model should need"
+    )
+    assert plan.left_out == ()
+
+
+@pytest.mark.parametrize(
+    ("model", "memory", "batch"),
+    [(LARGE, 12, 8), (LARGE, 16, 16), (LARGE, 24, 32), (TURBO, 8, 16), (TINY, 4, 32)],
+)
+def test_a_batch_is_what_the_gpu_has_room_for(model, memory, batch):
+    plan = size(workstation(gpu_memory=memory * GIB), Config(), model)
+    assert [slot.batch_size for slot in plan.slots] == [batch]
+
+
+@given(st.integers(1, 200), st.integers(30 << 20, 4 * GIB))
+def test_more_memory_never_means_fewer_windows(free, model):
+    batches = [
+        sum(slot.batch_size for slot in size(_card_of(gib), Config(device="cuda"), model).slots)
+        for gib in (free, free + 1)
+    ]
+    assert 1 <= batches[0] <= batches[1] <= 64
+
+
+def _card_of(gib):
+    return workstation(gpu_memory=gib * GIB)
+
+
+def test_float32_takes_twice_the_memory():
+    (slot,) = size(workstation(gpu_memory=16 * GIB), Config(compute_type="float32"), LARGE).slots
+    assert slot.batch_size == 8  # and 16 in float16
+
+
+@pytest.mark.parametrize(
+    ("memory", "cores", "slots"), [(80, 16, 2), (80, 7, 1), (24, 16, 1), (48, 16, 2)]
+)
+def test_a_big_gpu_gets_two_slots_where_there_are_cores_for_both(memory, cores, slots):
+    plan = size(workstation(gpu_memory=memory * GIB, cores=cores), Config(), TURBO)
+    assert [slot.device for slot in plan.slots] == ["cuda:0", "cuda:0.1"][:slots]
+    assert {slot.batch_size for slot in plan.slots} == {32}
+    assert ("not measured" in plan.slots[0].why) == (slots == 2)
+
+
+def test_slices_of_a_big_gpu_get_one_slot_each():
+    plan = size(mig_server(2, slice_memory=80 * GIB), Config(), TURBO)
+    assert len(plan.slots) == 2
+
+
+def test_what_fitted_before_is_where_it_begins():
+    fits = {"NVIDIA RTX 4090": Fit(4, "int8_float16", 24 * GIB)}
+    plan = size(workstation(gpus=2), Config(), LARGE, fits)
+    assert {(s.batch_size, s.compute_type, s.lowered) for s in plan.slots} == {
+        (4, "int8_float16", True)
+    }
+    assert plan.slots[0].why == (
+        "1 slot on NVIDIA RTX 4090; batch 4: more did not fit into such a GPU before;"
+        " int8_float16, because float16 did not fit"
+    )
+
+
+def test_what_fitted_before_counts_no_more_when_more_is_free():
+    fits = {"NVIDIA RTX 4090": Fit(4, "int8_float16", 8 * GIB), "another": Fit(1, "int8", None)}
+    (slot,) = size(workstation(), Config(), LARGE, fits).slots
+    assert (slot.batch_size, slot.compute_type, slot.lowered) == (32, "float16", False)
+
+
+def test_a_batch_asked_for_is_not_replaced_by_what_fitted_before():
+    fits = {"NVIDIA RTX 4090": Fit(4, "float16", None)}
+    (slot,) = size(workstation(), Config(batch_size=16), LARGE, fits).slots
+    assert (slot.batch_size, slot.lowered) == (16, False)
+
+
+@pytest.mark.parametrize(
+    ("machine", "config", "factor"),
+    [
+        (container(2), Config(), 1.0),
+        (container(2), Config(slots=3), 1.5),
+        (container(0.5), Config(), 2.0),
+        (container(1.5), Config(), 1 / 1.5),
+        (workstation(gpus=8, cores=4), Config(), 2.0),
+    ],
+)
+def test_threads_over_cores_are_counted(machine, config, factor):
+    assert size(machine, config, TINY).oversubscription == pytest.approx(factor)
 
 
 def test_a_gpu_whose_memory_is_not_known_gets_the_small_batch():
@@ -107,7 +218,7 @@ def test_several_slots_on_a_gpu_share_its_memory():
     plan = size(workstation(gpus=2, gpu_memory=12 * GIB), Config(slots=3), TURBO)
     assert [slot.device for slot in plan.slots] == ["cuda:0", "cuda:1", "cuda:0.1"]
     assert plan.slots[0].pin == plan.slots[2].pin
-    assert [slot.batch_size for slot in plan.slots] == [8, 16, 8]
+    assert [slot.batch_size for slot in plan.slots] == [8, 32, 8]
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,7 @@ def result_json(result: VideoResult, options: Mapping[str, Any], model: Mapping[
             "duration": transcript.duration,
             "speech": transcript.speech,
             "language_probability": transcript.language_probability,
+            "fallback": transcript.fallback,
             "analyses": [_from_analysis(analysis) for analysis in result.analyses],
         },
     }
@@ -94,6 +95,7 @@ def read_result_json(data: bytes) -> StoredResult:
             duration=ours["duration"],
             speech=ours["speech"],
             segments=tuple(_to_segment(segment) for segment in shape["segments"]),
+            fallback=ours.get("fallback"),  # older files have none
         )
         return StoredResult(
             **ours["source"],

@@ -1,4 +1,4 @@
-"""The limits that control groups set this process: cores and memory.
+"""The limits that control groups set this process, cores and memory, and how far they are reached.
 
 In: ``/proc/self/cgroup``, ``/proc/self/mountinfo`` and the cgroup file systems, versions 1 and 2
 and both mixed, or a recorded copy. Out: the tightest limits of our own group and all above it.
@@ -39,6 +39,15 @@ def control_group_limits(root: Path, notes: list[str]) -> Limits:
         min((limit for limit in cores if limit is not None), default=None),
         min((limit for limit in memory if limit is not None), default=None),
     )
+
+
+def memory_left(root: Path, notes: list[str]) -> int | None:
+    """Bytes below the limit of the group, ours or one above, that is nearest to its own.
+
+    What the kernel would give back first (file pages not used lately) counts as left.
+    """
+    left = [_left(group, notes) for group in _groups(root, notes)]
+    return min((room for room in left if room is not None), default=None)
 
 
 def read_text(path: Path, notes: list[str]) -> str | None:
@@ -118,3 +127,24 @@ def _memory(group: _Group, notes: list[str]) -> int | None:
     name = "memory.max" if group.version == 2 else "memory.limit_in_bytes"
     value = (read_text(group.folder / name, notes) or "").strip()
     return int(value) if value.isdigit() and int(value) < _UNLIMITED else None
+
+
+def _left(group: _Group, notes: list[str]) -> int | None:
+    limit = _memory(group, notes)
+    if limit is None:
+        return None
+    name = "memory.current" if group.version == 2 else "memory.usage_in_bytes"
+    used = (read_text(group.folder / name, notes) or "").strip()
+    if not used.isdigit():
+        return None
+    return max(0, limit - max(0, int(used) - _reclaimable(group, notes)))
+
+
+def _reclaimable(group: _Group, notes: list[str]) -> int:
+    """File pages of a group and all below it that nobody has touched lately."""
+    name = "inactive_file" if group.version == 2 else "total_inactive_file"
+    for line in (read_text(group.folder / "memory.stat", notes) or "").splitlines():
+        word, _, value = line.partition(" ")
+        if word == name and value.isdigit():
+            return int(value)
+    return 0

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from engine.pools.hardware import Gauges, Gpu
+from engine.pools.gpus import Gpu
+from engine.pools.hardware import Gauges
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class Sample:
     wall: float  # seconds since the epoch
     cpu: float | None  # share of all cores of the machine since the sample before
     memory: int | None  # bytes in use on the machine
+    memory_left: int | None  # bytes that the run could still get, our groups' limits counted in
     gpus: tuple[float | None, ...]  # share of each GPU of the snapshot, in its order
 
 
@@ -71,7 +73,16 @@ class Monitor:
             while not self._end.wait(max(0.0, due - time.monotonic())):
                 reading = gauges.read()
                 now = time.monotonic()
-                self._on_sample(Sample(now, time.time(), reading.cpu, reading.memory, reading.gpus))
+                self._on_sample(
+                    Sample(
+                        now,
+                        time.time(),
+                        reading.cpu,
+                        reading.memory,
+                        reading.memory_left,
+                        reading.gpus,
+                    )
+                )
                 due = max(due + self._interval, now)  # late ticks are left out, not made up
         finally:
             gauges.close()

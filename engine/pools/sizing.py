@@ -1,37 +1,32 @@
 """How many slots, preparation workers and LLM threads, and why.
 
-In: a snapshot of the machine, the options, the size of the model. Out: a plan in which every number
-has its sentence (``reelmine plan`` prints them). Pure: reads nothing, starts nothing.
+In: a snapshot of the machine, the options, the size of the model, what fitted before. Out: a plan
+in which every number has its sentence (``reelmine plan`` prints them). Pure: reads nothing, starts
+nothing.
 
 Measured on CPUs (benchmarks/README.md): two processes of one thread do more than one of two, by
 how much differs from processor to processor; so a CPU gets many slots of one thread.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from engine.config import Config
 from engine.errors import UsageError
-from engine.pools.hardware import Gpu, Hardware
+from engine.pools.fitting import Fit
+from engine.pools.gpu_slots import Numbered, gpu_slots, with_room
+from engine.pools.hardware import Hardware
+from engine.pools.slots import SlotPlan, compute_type_for, decimal, gigabytes, plural
 
-COMPUTE_TYPES = (
-    "auto",
-    "default",
-    "int8",
-    "int8_float16",
-    "int8_bfloat16",
-    "int8_float32",
-    "int16",
-    "float16",
-    "bfloat16",
-    "float32",
-)
-_GPU_ONLY = ("float16", "int8_float16")
+__all__ = ["CPU_BATCH", "Sizing", "SlotPlan", "size"]
 
 _MIB = 1 << 20
-_GIB = 1 << 30
 _LOADING = 3  # a model while it is converted to its compute type, in sizes of its file
 _PROCESS = 400 * _MIB  # a worker process without its model; a preparation worker
 _PARENT = 300 * _MIB  # this process
+
+_NOTHING: Mapping[str, Fit] = MappingProxyType({})
 
 _LLM_MOST = 128  # threads
 _LLM_PER_CORE = 32
@@ -45,18 +40,6 @@ CPU_BATCH = {"AuthenticAMD": 8}
 
 
 @dataclass(frozen=True, slots=True)
-class SlotPlan:
-    """One worker process on one device."""
-
-    device: str  # the slot's name: "cuda:0", "cpu:0"; "cuda:0.1" is the second slot on that GPU
-    pin: str | None  # its CUDA_VISIBLE_DEVICES entry; None on a CPU
-    compute_type: str  # as CTranslate2 names it
-    batch_size: int  # windows
-    threads: int
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
 class Sizing:
     """The plan for one machine."""
 
@@ -66,13 +49,34 @@ class Sizing:
     llm_threads: int  # calls at once to begin with
     llm_why: str
     llm_cap: int  # calls at once at most
+    cores: float  # that may be used
+    left_out: tuple[str, ...] = ()  # a sentence for each GPU that gets no slot
+
+    @property
+    def threads(self) -> int:
+        """Of all slots together."""
+        return sum(slot.threads for slot in self.slots)
+
+    @property
+    def oversubscription(self) -> float:
+        """Threads of the slots over cores: above 1 they take turns."""
+        return self.threads / self.cores
 
 
-def size(hardware: Hardware, config: Config, model_bytes: int | None) -> Sizing:
-    """Plan a run; UsageError for a device or compute type that cannot be had here."""
-    chosen = _devices(hardware, config.device)
+def size(
+    hardware: Hardware,
+    config: Config,
+    model_bytes: int | None,
+    fits: Mapping[str, Fit] = _NOTHING,
+) -> Sizing:
+    """Plan a run; UsageError for a device or compute type that cannot be had here.
+
+    ``fits``: by the GPU's name, what worked with this model and compute type when more did not.
+    """
+    named = _devices(hardware, config.device)
+    chosen, left_out = with_room(named, config, model_bytes)
     if chosen:
-        slots = _gpu_slots(chosen, config)
+        slots = gpu_slots(chosen, hardware.cores, config, model_bytes, fits)
         preparation, why = _gpu_preparation(hardware, len(chosen))
     else:
         slots = _cpu_slots(hardware, config, model_bytes)
@@ -81,13 +85,22 @@ def size(hardware: Hardware, config: Config, model_bytes: int | None) -> Sizing:
     asked = config.llm_threads
     start = min(cap, _LLM_START if asked is None else asked)
     start_why = f"{start} to begin with" if asked is None else f"{asked} asked for"
-    return Sizing(slots, preparation, why, start, f"{start_why}; at most {cap}: {cap_why}", cap)
+    return Sizing(
+        slots,
+        preparation,
+        why,
+        start,
+        f"{start_why}; at most {cap}: {cap_why}",
+        cap,
+        hardware.cores,
+        left_out,
+    )
 
 
 # --- devices ---------------------------------------------------------------------------------
 
 
-def _devices(hardware: Hardware, device: str) -> list[tuple[int, Gpu]]:
+def _devices(hardware: Hardware, device: str) -> list[Numbered]:
     """The GPUs to use with their CUDA numbers; none means the CPU."""
     numbered = list(enumerate(hardware.gpus))
     if device == "cpu":
@@ -112,7 +125,7 @@ def _parts(device: str) -> list[str]:
     return parts
 
 
-def _gpu_named(part: str, device: str, numbered: list[tuple[int, Gpu]]) -> tuple[int, Gpu]:
+def _gpu_named(part: str, device: str, numbered: list[Numbered]) -> Numbered:
     kind, _, number = part.partition(":")
     if kind != "cuda" or not (number.isascii() and number.isdigit()):
         raise UsageError(
@@ -124,26 +137,14 @@ def _gpu_named(part: str, device: str, numbered: list[tuple[int, Gpu]]) -> tuple
     return numbered[int(number)]
 
 
-def _compute_type(asked: str, device: str) -> str:
-    if asked not in COMPUTE_TYPES:
-        raise UsageError(f"--compute-type {asked}: not one of {', '.join(COMPUTE_TYPES)}")
-    if asked in ("auto", "default"):
-        return "int8" if device == "cpu" else "float16"
-    if device == "cpu" and asked in _GPU_ONLY:
-        raise UsageError(
-            f"--compute-type {asked} needs a GPU; on a CPU use int8 (the default) or float32"
-        )
-    return asked
-
-
 # --- a machine without a GPU -----------------------------------------------------------------
 
 
 def _cpu_slots(hardware: Hardware, config: Config, model_bytes: int | None) -> tuple[SlotPlan, ...]:
     cores = max(1, int(hardware.cores))
-    count, why = _cpu_count(hardware, config.slots, cores, model_bytes)
+    count, why = _cpu_count(hardware, config, cores, model_bytes)
     batch = config.batch_size or CPU_BATCH.get(hardware.cpu_vendor or "", 1)
-    compute_type = _compute_type(config.compute_type, "cpu")
+    compute_type = compute_type_for(config.compute_type, "cpu")
     wide, extra = divmod(cores, count)  # all cores are used, none twice
     return tuple(
         SlotPlan(
@@ -159,24 +160,32 @@ def _cpu_slots(hardware: Hardware, config: Config, model_bytes: int | None) -> t
 
 
 def _cpu_count(
-    hardware: Hardware, asked: int | None, cores: int, model_bytes: int | None
+    hardware: Hardware, config: Config, cores: int, model_bytes: int | None
 ) -> tuple[int, str]:
     """How many slots, and the sentence for it."""
-    have = f"{_number(hardware.cores)} {_plural('core', hardware.cores)} ({hardware.cores_source})"
+    asked = config.slots
+    have = f"{decimal(hardware.cores)} {plural('core', hardware.cores)} ({hardware.cores_source})"
     if asked is not None:
         note = "" if asked <= cores else ", more than there are cores: they take turns"
-        return asked, f"{_slots(asked)} asked for, on {have}{note}"
+        return asked, f"{asked} {plural('slot', asked)} asked for, on {have}{note}"
     fitting = _fitting(hardware.memory, model_bytes)
     if fitting is not None and fitting < cores and hardware.memory is not None:
         return fitting, (
-            f"{_slots(fitting)} on {have}: no more models fit into {_gigabytes(hardware.memory)}"
-            " of memory"
+            f"{fitting} {plural('slot', fitting)} on {have}: no more models fit into"
+            f" {gigabytes(hardware.memory)} of memory"
         )
     if cores == 1:
-        return 1, f"1 slot of 1 thread: {have}, no GPU"
+        return 1, f"1 slot of 1 thread: {have}, {_no_gpu(hardware, config)}"
     return cores, (
-        f"{cores} slots of 1 thread: {have}, no GPU; two of one thread do more than one of two"
+        f"{cores} slots of 1 thread: {have}, {_no_gpu(hardware, config)};"
+        " two of one thread do more than one of two"
     )
+
+
+def _no_gpu(hardware: Hardware, config: Config) -> str:
+    if not hardware.gpus:
+        return "no GPU"
+    return "no GPU used (--device cpu)" if config.device == "cpu" else "no GPU with room"
 
 
 def _fitting(memory: int | None, model_bytes: int | None) -> int | None:
@@ -187,51 +196,15 @@ def _fitting(memory: int | None, model_bytes: int | None) -> int | None:
     return max(1, room // (model_bytes * _LOADING + _PROCESS))
 
 
+# --- preparation -----------------------------------------------------------------------------
+
+
 def _cpu_preparation(hardware: Hardware) -> tuple[int, str]:
     count = max(1, int(hardware.cores) // 4)
     return count, (
-        f"{count} preparation {_plural('worker', count)} beside the slots, at lower priority:"
+        f"{count} preparation {plural('worker', count)} beside the slots, at lower priority:"
         " one keeps at least four slots busy"
     )
-
-
-# --- GPUs ------------------------------------------------------------------------------------
-
-
-def _gpu_slots(chosen: list[tuple[int, Gpu]], config: Config) -> tuple[SlotPlan, ...]:
-    count = len(chosen) if config.slots is None else config.slots
-    shared = [count // len(chosen) + (place < count % len(chosen)) for place in range(len(chosen))]
-    compute_type = _compute_type(config.compute_type, "cuda")
-    plans = []
-    for index in range(count):
-        turn, place = divmod(index, len(chosen))
-        number, gpu = chosen[place]
-        batch, why = _gpu_batch(gpu, config.batch_size, shared[place])
-        plans.append(
-            SlotPlan(
-                device=f"cuda:{number}" + (f".{turn}" if turn else ""),
-                pin=gpu.index,
-                compute_type=compute_type,
-                batch_size=batch,
-                threads=1,
-                why=f"{_place(shared[place])} on {gpu.name}; {why}",
-            )
-        )
-    return tuple(plans)
-
-
-def _place(sharing: int) -> str:
-    return "1 slot" if sharing == 1 else f"one of {sharing} slots (--slots)"
-
-
-def _gpu_batch(gpu: Gpu, asked: int | None, sharing: int) -> tuple[int, str]:
-    if asked is not None:
-        return asked, f"batch {asked} asked for"
-    if gpu.free is None:
-        return 8, "batch 8: its free memory is not known"
-    share = gpu.free // sharing
-    batch = 16 if share >= 8 * _GIB else 8
-    return batch, f"batch {batch}: {_gigabytes(share)} of its memory free"
 
 
 def _gpu_preparation(hardware: Hardware, gpus: int) -> tuple[int, str]:
@@ -239,9 +212,9 @@ def _gpu_preparation(hardware: Hardware, gpus: int) -> tuple[int, str]:
     counts = [(by_cores, "all cores but one"), (8 * gpus, "8 per GPU")]
     if hardware.memory is not None:
         room = max(1, (hardware.memory - _PARENT - gpus * _PROCESS) // _PROCESS)
-        counts.append((room, f"as many as fit into {_gigabytes(hardware.memory)} of memory"))
+        counts.append((room, f"as many as fit into {gigabytes(hardware.memory)} of memory"))
     count, reason = min(counts, key=lambda pair: pair[0])
-    return count, f"{count} preparation {_plural('worker', count)}: {reason}"
+    return count, f"{count} preparation {plural('worker', count)}: {reason}"
 
 
 # --- LLM -------------------------------------------------------------------------------------
@@ -256,22 +229,3 @@ def _llm_cap(hardware: Hardware) -> tuple[int, str]:
     if hardware.descriptors is not None:
         caps.append((max(1, hardware.descriptors // 4), "a quarter of the open files allowed"))
     return min(caps, key=lambda pair: pair[0])
-
-
-# --- words -----------------------------------------------------------------------------------
-
-
-def _slots(count: int) -> str:
-    return f"{count} {_plural('slot', count)}"
-
-
-def _plural(word: str, count: float) -> str:
-    return word if count == 1 else word + "s"
-
-
-def _number(value: float) -> str:
-    return f"{value:.2f}".rstrip("0").rstrip(".")
-
-
-def _gigabytes(value: int) -> str:
-    return f"{_number(round(value / _GIB, 1))} GiB"

@@ -11,15 +11,17 @@ scheduling, the ledger, HTTP or the command line.
 
 import os
 import signal
+import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import connection, parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.errors import MediaError
+from engine.errors import MediaError, OutOfMemoryError
 from engine.records import (
     SAMPLE_RATE,
     Probe,
@@ -93,6 +95,7 @@ class SlotInfo:
     memory: int  # bytes resident
     canary: str  # what it heard
     canary_seconds: float
+    free: int | None = None  # bytes left on its GPU now that the model is there; None: not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +139,42 @@ class _Slot:
 
 _slot: _Slot | None = None
 
+# How the libraries word it: CUDA's runtime in CTranslate2 and torch, cuBLAS, CTranslate2's and
+# torch's allocators on a CPU, onnxruntime. (std::bad_alloc comes as MemoryError.)
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "cublas_status_alloc_failed",
+    "failed to allocate memory",
+    "can't allocate memory",
+    "bad_alloc",
+    "bad allocation",
+)
 
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a call failed for want of memory, on the GPU or on the host."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(words in text for words in _OUT_OF_MEMORY)
+
+
+@contextmanager
+def _memory_named() -> Iterator[None]:
+    """Raise the one error that the parent knows: a library's own may need that library there."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        torch = sys.modules.get("torch")  # it keeps what it has freed, out of CTranslate2's reach
+        if torch is not None and torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise OutOfMemoryError(lines[0]) from None
+
+
+@_memory_named()
 def open_slot(spec: SlotSpec) -> SlotInfo:
     """Load the model and hear the canary; raises what is wrong."""
     global _slot  # noqa: PLW0603 -- one model per process, for its life
@@ -146,7 +184,7 @@ def open_slot(spec: SlotSpec) -> SlotInfo:
     if (spec.model / "fake.json").exists():  # made by engine.testing.transcriber
         from engine.testing.transcriber import FakeRecognizer
 
-        recognizer = FakeRecognizer(spec.model)
+        recognizer = FakeRecognizer(spec.model, spec.compute_type)
         heard, seconds = recognizer.listen()
     else:
         from engine.speech.canary import listen
@@ -157,9 +195,11 @@ def open_slot(spec: SlotSpec) -> SlotInfo:
         )
         heard, seconds = listen(recognizer, spec.canary_words)
     _slot = _Slot(recognizer)
-    return SlotInfo(recognizer.compute_type, _resident(), heard, seconds)
+    free = _free_on_gpu() if spec.device == "cuda" else None
+    return SlotInfo(recognizer.compute_type, _resident(), heard, seconds, free)
 
 
+@_memory_named()
 def transcribe(rows: tuple[Row, ...], options: SpeechOptions) -> BatchResult:
     """The text of a batch of windows, of any videos."""
     from engine.speech.windows import read_row
@@ -178,6 +218,7 @@ def transcribe(rows: tuple[Row, ...], options: SpeechOptions) -> BatchResult:
     return BatchResult(tuple(results), time.monotonic() - began)
 
 
+@_memory_named()
 def advance(path: str, options: SpeechOptions, seconds: float, restart: bool) -> Advance | Problem:
     """The next ``seconds`` of a file in sequential mode; opens it (again) if asked."""
     from engine.media.decode import Audio
@@ -219,17 +260,29 @@ def _whole(file: "Audio") -> "np.ndarray":
     return np.concatenate(pieces)
 
 
+def cublas_libraries() -> list[Path]:
+    """The files of the wheel nvidia-cublas-cu12, what is needed first; none without the wheel."""
+    import importlib.util
+
+    found = importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.cublas")
+    places = found.submodule_search_locations if found else None
+    names = ("libcublasLt.so.12", "libcublas.so.12")
+    paths = (Path(place) / "lib" / name for place in places or () for name in names)
+    return [path for path in paths if path.exists()]
+
+
 def preload_cublas() -> None:
     """CTranslate2 opens libcublas.so.12 by name; load the wheel's copy first, without any path."""
     import ctypes
-    import importlib.util
 
-    spec = importlib.util.find_spec("nvidia.cublas")
-    for folder in spec.submodule_search_locations or () if spec else ():
-        for name in ("libcublasLt.so.12", "libcublas.so.12"):
-            library = Path(folder) / "lib" / name
-            if library.exists():
-                ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+    for library in cublas_libraries():
+        ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+
+
+def _free_on_gpu() -> int | None:
+    from engine.pools.gpus import free_now
+
+    return free_now(os.environ)
 
 
 def _resident() -> int:

@@ -5,7 +5,8 @@
 Out: what ``engine.pools.hardware.snapshot`` would give there. Nothing is read, nothing started.
 """
 
-from engine.pools.hardware import Gpu, Hardware
+from engine.pools.gpus import Gpu
+from engine.pools.hardware import Hardware
 
 GIB = 1 << 30
 

@@ -54,6 +54,7 @@ class Replay:
     failed: dict[int, Problem] = field(default_factory=dict)
     batches: list[tuple[float, str, tuple[Unit, ...]]] = field(default_factory=list)
     gave_up: Problem | None = None
+    started: list[str] = field(default_factory=list)  # places, as often as they got a process
     _coming: list[tuple[float, int, str, messages.Event]] = field(default_factory=list)  # a heap
     _number: Iterator[int] = field(default_factory=itertools.count)
     _delivered: dict[int, int] = field(default_factory=dict)
@@ -112,6 +113,7 @@ class Replay:
         for action in actions:
             match action:
                 case messages.Start(place):
+                    self.started.append(place)
                     self._free_at[place] = self.now
                     ready = messages.Ready(place, 0.5)
                     self._later(self.now + self.open_seconds, place, ready)

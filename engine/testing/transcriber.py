@@ -33,6 +33,8 @@ class FakeModel:
     text: str = "Let's call it a day, we can burn the midnight oil another time."
     sentences: int = 6  # said in a window
     language: str = "en"
+    memory_windows: int | None = None  # a batch of more windows is out of memory; None: none is
+    int8_windows: int | None = None  # the same in an int8 compute type
     heard: tuple[Mapping[str, float], ...] = ()  # languages by window; empty: knows only its own
 
 
@@ -53,9 +55,9 @@ class FakeRecognizer:
     """Stands where `speech.whisper.Recognizer` does."""
 
     mels = MELS
-    compute_type = "fake"
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, compute_type: str = "int8") -> None:
+        self.compute_type = compute_type
         self._model = FakeModel(**json.loads((folder / FILE).read_text()))
         self.multilingual = bool(self._model.heard)
         time.sleep(self._model.open_seconds)
@@ -76,7 +78,8 @@ class FakeRecognizer:
         languages: Sequence[str | None],
         options: SpeechOptions,
     ) -> list[WindowResult]:
-        """The set text in each window, after the set time."""
+        """The set text in each window, after the set time; CTranslate2's error if memory is set."""
+        self._take_memory(len(states))
         time.sleep(self._model.seconds * len(states))
         return [
             self._window(position, length, language)
@@ -97,7 +100,14 @@ class FakeRecognizer:
 
     def open_file(self, audio: Any, options: SpeechOptions) -> "FakeFile":
         """Sequential mode: a whole file of 16 kHz samples."""
+        self._take_memory(1)
         return FakeFile(self._model, len(audio) / SAMPLE_RATE)
+
+    def _take_memory(self, windows: int) -> None:
+        small = "int8" in self.compute_type
+        most = self._model.int8_windows if small else self._model.memory_windows
+        if most is not None and windows > most:
+            raise RuntimeError("CUDA failed with error out of memory")
 
     def _said(self, length: float, text: str) -> tuple[Piece, ...]:
         step = length / self._model.sentences

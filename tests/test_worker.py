@@ -1,0 +1,147 @@
+"""What runs inside a slot's process, as far as it can be tried without a GPU."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from engine.errors import OutOfMemoryError
+from engine.pools import worker
+from engine.pools.local import call_once
+from engine.records import SpeechOptions, Window
+from engine.testing.transcriber import make_model
+
+OPTIONS = SpeechOptions(
+    mode="batched",
+    language="en",
+    task="transcribe",
+    initial_prompt=None,
+    hotwords=None,
+    beam_size=5,
+    word_timestamps=False,
+    vad_filter=True,
+    audio_track=None,
+    compute_type="auto",
+)
+
+
+# --- out of memory ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA failed with error out of memory"),
+        RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has"),
+        RuntimeError("cuBLAS failed with status CUBLAS_STATUS_ALLOC_FAILED"),
+        RuntimeError("aligned_alloc: failed to allocate memory"),
+        RuntimeError("std::bad_alloc"),
+        MemoryError("std::bad_alloc"),
+        MemoryError(),
+        type("OutOfMemoryError", (RuntimeError,), {})("of a library"),
+    ],
+)
+def test_errors_for_want_of_memory_are_known(error):
+    assert worker.is_out_of_memory(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA failed with error an illegal memory access was encountered"),
+        RuntimeError("Library libcublas.so.12 is not found or cannot be loaded"),
+        ValueError("out of memory"),
+        KeyError("memory"),
+    ],
+)
+def test_other_errors_are_not(error):
+    assert not worker.is_out_of_memory(error)
+
+
+def test_the_hosts_own_error_is_known():
+    with pytest.raises(MemoryError) as caught:
+        bytearray(1 << 62)
+    assert worker.is_out_of_memory(caught.value)
+
+
+def test_errors_of_torch_are_known():
+    torch = pytest.importorskip("torch")
+    assert worker.is_out_of_memory(torch.cuda.OutOfMemoryError("CUDA out of memory."))
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 50)
+    assert worker.is_out_of_memory(caught.value)
+
+
+def test_an_error_of_torch_becomes_ours_where_torch_is_loaded():
+    torch = pytest.importorskip("torch")
+    with pytest.raises(OutOfMemoryError, match=r"^CUDA out of memory\.$"), worker._memory_named():
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory.\nSee the documentation")
+
+
+def _transcribe_two(model: str, compute_type: str) -> object:
+    """In a process of its own: open a slot, give it two windows."""
+    worker.open_slot(worker.SlotSpec(Path(model), "cpu", compute_type, 1, ()))
+    rows = tuple(worker.Row(0, Window(n, (), str(Path(model) / "row")), "en") for n in range(2))
+    return worker.transcribe(rows, OPTIONS)
+
+
+@pytest.mark.parametrize(("compute_type", "fits"), [("float32", False), ("int8", True)])
+def test_a_batch_without_memory_raises_our_error_across_processes(tmp_path, compute_type, fits):
+    import numpy as np
+
+    model = make_model(tmp_path / "model", seconds=0.0, memory_windows=1)
+    np.zeros((80, 3000), np.float32).tofile(model / "row")
+    if fits:
+        batch = call_once({}, _transcribe_two, str(model), compute_type)
+        assert len(batch.results) == 2
+        return
+    with pytest.raises(OutOfMemoryError, match="CUDA failed with error out of memory") as caught:
+        call_once({}, _transcribe_two, str(model), compute_type)
+    assert caught.value.problem.code == "E_OUT_OF_MEMORY"
+
+
+# --- cuBLAS ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    """A folder of installed packages, with the one namespace package that matters."""
+    folder = tmp_path / "site-packages"
+    (folder / "nvidia").mkdir(parents=True)
+    monkeypatch.syspath_prepend(folder)
+    return folder
+
+
+def test_without_the_wheel_there_is_nothing_to_preload(site):
+    assert worker.cublas_libraries() == []
+
+
+def test_libraries_of_the_wheel_are_found_in_the_order_they_need_each_other(site):
+    lib = site / "nvidia" / "cublas" / "lib"
+    lib.mkdir(parents=True)
+    for name in ("libcublas.so.12", "libcublasLt.so.12", "libnvblas.so.12"):
+        (lib / name).touch()
+    assert worker.cublas_libraries() == [lib / "libcublasLt.so.12", lib / "libcublas.so.12"]
+
+
+def _loaded(name: str) -> bool:
+    worker.preload_cublas()
+    return name in Path("/proc/self/maps").read_text()
+
+
+def test_libraries_of_the_wheel_are_loaded_before_anybody_asks_for_them(site):
+    """Any real library in their place: what counts is that it is mapped from there."""
+    from numpy.random import _mt19937
+
+    lib = site / "nvidia" / "cublas" / "lib"
+    lib.mkdir(parents=True)
+    shutil.copy(_mt19937.__file__, lib / "libcublas.so.12")
+    assert call_once({}, _loaded, str(lib / "libcublas.so.12"))
+
+
+def test_a_damaged_library_is_named(site):
+    lib = site / "nvidia" / "cublas" / "lib"
+    lib.mkdir(parents=True)
+    (lib / "libcublas.so.12").write_text("cut off")
+    with pytest.raises(OSError, match=r"libcublas\.so\.12"):
+        worker.preload_cublas()
