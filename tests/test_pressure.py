@@ -1,5 +1,6 @@
 """Memory pressure: what a run of samples leads to, and what a schedule does under it."""
 
+import heapq
 from collections import Counter
 
 import pytest
@@ -99,6 +100,7 @@ class Pressed(Replay):
                 self.killed.append(action.place)
                 dead = action.place
                 self._coming = [entry for entry in self._coming if entry[2] != dead]
+                heapq.heapify(self._coming)
         super()._perform(actions)
 
 

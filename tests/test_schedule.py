@@ -1,5 +1,6 @@
 """The schedule alone, replayed on a clock that jumps: no process, no thread, no real time."""
 
+import heapq
 from collections import Counter
 
 import pytest
@@ -331,6 +332,7 @@ class Cramped(Replay):
             if isinstance(action, messages.Lower | messages.Kill):
                 gone = action.place
                 self._coming = [entry for entry in self._coming if entry[2] != gone]
+                heapq.heapify(self._coming)
             if isinstance(action, messages.Lower):
                 self.lowered.append(action.place)
                 self.holds[action.place] = self.smaller
