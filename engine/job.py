@@ -10,12 +10,14 @@ from engine.analysis.chunking import next_chunk
 from engine.analysis.merging import merge
 from engine.analysis.recipes import Recipe
 from engine.records import (
+    SAMPLE_RATE,
     Analysis,
     Chunk,
     ChunkResult,
     Problem,
     Segment,
     State,
+    Suspect,
     Transcript,
     Video,
     VideoResult,
@@ -23,6 +25,7 @@ from engine.records import (
     WindowResult,
 )
 from engine.speech.transcript import Assembly
+from engine.terminal import clock
 
 SHORT = 0.98  # share of the declared duration below which a decode counts as short
 
@@ -74,6 +77,8 @@ class Job:
         self._assembly = Assembly()
         self._stream: list[Segment] = []  # sequential mode
         self._results = 0
+        self.decoded_again = 0  # windows that failed a quality gate
+        self._suspects: dict[int, Suspect] = {}  # by position
 
     # transcription
 
@@ -107,8 +112,15 @@ class Job:
         """A window's text; a second result for it (its batch was sent twice) changes nothing."""
         if self.transcript is not None or self._assembly.has(result.position):
             return
-        self._assembly.add(self.windows[result.position], result)
+        window = self.windows[result.position]
+        self._assembly.add(window, result)
         self._results += 1
+        self.decoded_again += result.decodings > 1
+        if result.suspect is not None:
+            start, end = window.spans[0].start, window.spans[-1].end
+            self._suspects[result.position] = Suspect(
+                round(start / SAMPLE_RATE, 2), round(end / SAMPLE_RATE, 2), result.suspect
+            )
         self._seal_if_complete()
 
     def _seal_if_complete(self) -> None:
@@ -120,6 +132,7 @@ class Job:
                     round(self.decoded, 3),
                     round(self.speech, 3),
                     tuple(self._assembly.segments),
+                    tuple(self._suspects[position] for position in sorted(self._suspects)),
                 )
             )
 
@@ -160,6 +173,8 @@ class Job:
                 f"Only {self.decoded:.1f} s of the declared {self.declared:.1f} s ({share:.0f} %) "
                 "could be decoded: the file is damaged or cut off; copy it again.",
             )
+        elif transcript.suspects:
+            self.state, self.problem = State.DEGRADED, _suspicion(transcript.suspects)
 
     # analysis
 
@@ -269,3 +284,14 @@ class Job:
         if self.state is State.DEGRADED:
             return State.DEGRADED, self.problem
         return State.DONE, None
+
+
+def _suspicion(suspects: Sequence[Suspect]) -> Problem:
+    """What to look at, and what may help."""
+    first, more = suspects[0], len(suspects) - 1
+    others = f" and {more} more" if more else ""
+    return Problem(
+        "E_SUSPECT",
+        f"The text may be wrong from {clock(first.start)} to {clock(first.end)} "
+        f"({first.reason}){others}: read it there, or try a larger model.",
+    )

@@ -83,6 +83,7 @@ _OPTIONS = (
     _switch("--vad-filter", "Skip what is not speech; default: yes if batched.", _SPEECH),
     _value("--audio-track N", "Which audio track, from 0; default: the first.", _SPEECH),
     _value("--mode MODE", f"{' or '.join(MODES)}; default batched.", _SPEECH),
+    _switch("--quality-gates", "If batched, decode doubtful text again; default: yes.", _SPEECH),
     _value("--compute-type TYPE", f"{', '.join(COMPUTE_TYPES)}; default auto.", _SPEECH),
     _switch("--analysis", "Analyse the transcripts; default: yes.", _ANALYSIS),
     _value("--llm-threads N", "Calls at a time; default 8.", _ANALYSIS),

@@ -98,6 +98,7 @@ class SpeechOptions:
     vad_filter: bool
     audio_track: int | None
     compute_type: str
+    quality_gates: bool  # batched mode: windows that fail are decoded again
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +134,8 @@ class WindowResult:
     no_speech_prob: float
     pieces: tuple[Piece, ...]
     word_median: float = 0.0  # seconds; median word length, capped at 0.7, for the clean-up
+    suspect: str | None = None  # which quality gate it still fails; None: none
+    decodings: int = 1  # rows that were decoded for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +156,15 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
+class Suspect:
+    """A window whose text fails a quality gate, however it was decoded."""
+
+    start: float
+    end: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Transcript:
     """All segments of a video, in order of time."""
 
@@ -161,6 +173,7 @@ class Transcript:
     duration: float  # seconds of audio decoded
     speech: float  # seconds of it that are speech
     segments: tuple[Segment, ...]
+    suspects: tuple[Suspect, ...] = ()
 
     @property
     def text(self) -> str:

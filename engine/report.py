@@ -89,5 +89,7 @@ def _figures(
         "states": {state.value: states.count(state) for state in State if state in states},
         "resumed": len(prepared.done),
         "batch_fill": loop.batch_fill if loop else None,
+        "windows_decoded_again": loop.decoded_again if loop else 0,
+        "suspect_windows": loop.suspects if loop else 0,
         "call_overruns": loop.calls.overruns if loop and loop.calls else 0,
     }

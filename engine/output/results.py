@@ -22,6 +22,7 @@ from engine.records import (
     Problem,
     Segment,
     State,
+    Suspect,
     Transcript,
     VideoResult,
     Word,
@@ -75,6 +76,10 @@ def result_json(result: VideoResult, options: Mapping[str, Any], model: Mapping[
             "duration": transcript.duration,
             "speech": transcript.speech,
             "language_probability": transcript.language_probability,
+            "suspects": [
+                {"start": suspect.start, "end": suspect.end, "reason": suspect.reason}
+                for suspect in transcript.suspects
+            ],
             "analyses": [_from_analysis(analysis) for analysis in result.analyses],
         },
     }
@@ -94,6 +99,7 @@ def read_result_json(data: bytes) -> StoredResult:
             duration=ours["duration"],
             speech=ours["speech"],
             segments=tuple(_to_segment(segment) for segment in shape["segments"]),
+            suspects=tuple(Suspect(**suspect) for suspect in ours["suspects"]),
         )
         return StoredResult(
             **ours["source"],
