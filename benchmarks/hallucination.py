@@ -14,6 +14,7 @@ a gate fails: ours has fewer of both than BatchedInferencePipeline and than the 
 
 import argparse
 import difflib
+import itertools
 import json
 import random
 import sys
@@ -314,7 +315,7 @@ def count_of(trigger: Trigger, segments: Sequence[str], counter: WordErrors) -> 
         invented += max(0, (last - first) - (end - begin))
         missing += max(0, (end - begin) - (last - first))
     plain = [counter.split(segment) for segment in segments]
-    repeated = sum(here == before for before, here in zip(plain, plain[1:], strict=False))
+    repeated = sum(here == before for before, here in itertools.pairwise(plain))
     itself = sum(map(_repeats_itself, segments))
     return Count(invented, max(0, repeated + itself - trigger.repeats), missing)
 

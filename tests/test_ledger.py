@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from shell import environment
 
 from engine.records import Piece, Problem, Reply, State, WindowResult, Word
+from engine.speech.quality import Flaw
 from engine.store import ledger as module
 from engine.store.ledger import FILE, Ledger, Row, read_status
 
@@ -86,6 +87,8 @@ results = st.builds(
         max_size=3,
     ).map(tuple),
     word_median=st.floats(0, 0.7),
+    suspect=st.none() | st.sampled_from(Flaw),
+    decodings=st.integers(1, 9),
 )
 
 

@@ -119,9 +119,7 @@ class Ladder:
         self._go_on(halves, results, 0)
         return results
 
-    def _go_on(
-        self, stretches: Sequence[Stretch], results: list[WindowResult], rests: int
-    ) -> None:
+    def _go_on(self, stretches: Sequence[Stretch], results: list[WindowResult], rests: int) -> None:
         """Hear what comes after the last text, where that is too early to be the end."""
         starts = {
             n: start
@@ -154,13 +152,22 @@ def longest_pause(stretch: Stretch) -> float | None:
 
 
 def join(first: WindowResult, start: float, second: WindowResult) -> WindowResult:
-    """One result of two, the second of which begins ``start`` seconds later."""
+    """One result of two, the second of which begins ``start`` seconds later.
+
+    What the first took for later than that (a half may be given a time after its end) ends there.
+    """
     counts = [1 + sum(len(piece.tokens) for piece in part.pieces) for part in (first, second)]
     logprob = (first.avg_logprob * counts[0] + second.avg_logprob * counts[1]) / sum(counts)
     return replace(
         first,
         avg_logprob=logprob,
-        pieces=(*first.pieces, *(_later(piece, start) for piece in second.pieces)),
+        pieces=(
+            *(
+                replace(piece, start=min(piece.start, start), end=min(piece.end, start))
+                for piece in first.pieces
+            ),
+            *(_later(piece, start) for piece in second.pieces),
+        ),
         word_median=first.word_median or second.word_median,
         suspect=first.suspect or second.suspect,
         decodings=first.decodings + second.decodings,
@@ -170,17 +177,16 @@ def join(first: WindowResult, start: float, second: WindowResult) -> WindowResul
 def _with_rest(result: WindowResult, start: float, rest: WindowResult) -> WindowResult:
     """A rest that is no good is left out, and the window is suspect for it."""
     if rest.suspect or not quality.goes_on(result, rest):
-        return replace(
-            result, suspect=Flaw.UNFINISHED, decodings=result.decodings + rest.decodings
-        )
+        return replace(result, suspect=Flaw.UNFINISHED, decodings=result.decodings + rest.decodings)
     return join(result, start, rest)
 
 
 def _chosen(old: WindowResult, new: WindowResult, seconds: float) -> WindowResult:
     """The better one; it took all decodings."""
     best = quality.better(old, new, seconds)
-    return replace(best, language_probability=old.language_probability,
-                   decodings=old.decodings + new.decodings)
+    return replace(
+        best, language_probability=old.language_probability, decodings=old.decodings + new.decodings
+    )
 
 
 def _failing(results: Sequence[WindowResult], stretches: Sequence[Stretch]) -> list[int]:

@@ -1,4 +1,4 @@
-"""The quality gates: whether the text of a stretch of speech can be right, and which text is better.
+"""The quality gates: whether the text of a stretch of speech can be right, and which is better.
 
 In: a result with times from the begin of its stretch, and the seconds of speech in it. Out: the
 gate that it fails, the second from which the rest of it has to be heard, the better of two results.
@@ -75,7 +75,7 @@ def rest_of(result: WindowResult, seconds: float) -> float | None:
 
 
 def goes_on(result: WindowResult, rest: WindowResult) -> bool:
-    """Whether what was heard of a rest is new text, and not the end of the text before once more."""
+    """Whether what was heard of a rest is new, and not the end of the text before once more."""
     before, after = (_plain(text_of(part)) for part in (result, rest))
     return not after or before[-len(after) :] != after
 

@@ -90,8 +90,9 @@ class Recognizer:
             self._prompt(tokenizer, options, said)
             for tokenizer, said in zip(tokenizers, before or [()] * len(spoken), strict=True)
         ]
+        outputs = self._generate(states, prompts, tokenizers[0], options, again=again)
         results = []
-        for row, output in enumerate(self._generate(states, prompts, tokenizers[0], options, again)):
+        for row, output in enumerate(outputs):
             tokens = output.sequences_ids[0]
             pieces = split(tokens, seconds[row], tokenizers[row])
             median = 0.0
@@ -116,6 +117,7 @@ class Recognizer:
         prompts: Sequence[list[int]],
         tokenizer: Tokenizer,
         options: SpeechOptions,
+        *,
         again: bool,
     ) -> list[Any]:
         """CTranslate2's outputs of each row; rows with prompts of one length go together."""
