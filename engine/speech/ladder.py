@@ -3,11 +3,13 @@
 In: windows with their log-mel rows. Out: their results in order. A fixed ladder without sampling:
 text that fails a gate is decoded again from the same encoder states, with a wider beam and no
 three tokens twice; if that fails too, its stretch is cut in two at the longest pause inside and
-both halves are heard; the best is kept, else the window is marked suspect. Where text ends before
-the speech does, the rest is heard as a row of its own, as sequential decoding goes on from its last
-timestamp. All stretches of a batch that need the same step take it together, and none looks at
-another: the outcome of a window follows from its row and the options. Knows nothing about files
-and processes; what fails a gate is decided in ``quality``.
+both halves are heard; the best is kept, else the window is marked suspect. What repeats itself is
+cut in any case: the second step can avoid a loop, but only at the cost of what is said more than
+once. A segment that comes again and again is believed if the halves have it too. Where text ends
+before the speech does, the rest is heard as a row of its own, as sequential decoding goes on from
+its last timestamp. All stretches of a batch that need the same step take it together, and none
+looks at another: the outcome of a window follows from its row and the options. Knows nothing about
+files and processes; what fails a gate is decided in ``quality``.
 """
 
 import itertools
@@ -59,13 +61,16 @@ class Ladder:
         """The text of each, with times from its begin; ``rests``: how often it may go on."""
         states = self._recognizer.encode([stretch.row for stretch in stretches])
         results = self._decode(states, stretches)
-        if failing := _failing(results, stretches):
+        first = _flaws(results, stretches)
+        if failing := [n for n, flaw in first.items() if flaw is not Flaw.ECHO]:
             self._again(states, stretches, results, failing)
-        if failing := _failing(results, stretches):
-            self._cut(stretches, results, failing)
-        for n in _failing(results, stretches):
-            flaw = quality.flaw_of(results[n], stretches[n].seconds)
-            results[n] = replace(results[n], suspect=flaw)
+        repeating = {n for n, flaw in first.items() if flaw in (Flaw.REPETITION, Flaw.ECHO)}
+        believed: set[int] = set()
+        if failing := sorted(repeating | _flaws(results, stretches).keys()):
+            believed = self._cut(stretches, results, failing)
+        for n, flaw in _flaws(results, stretches).items():
+            if n not in believed or flaw is not Flaw.ECHO:
+                results[n] = replace(results[n], suspect=flaw)
         if rests:
             self._go_on(stretches, results, rests - 1)
         return results
@@ -99,19 +104,23 @@ class Ladder:
 
     def _cut(
         self, stretches: Sequence[Stretch], results: list[WindowResult], failing: Sequence[int]
-    ) -> None:
-        """The third step: in two halves, each without text before."""
+    ) -> set[int]:
+        """The third step: in two halves, each without text before; returns where both agree."""
         cuts = {n: cut for n in failing if (cut := longest_pause(stretches[n])) is not None}
         if not cuts:
-            return
+            return set()
         halves = []
         for n, cut in cuts.items():
             known = replace(stretches[n], language=results[n].language, before=())
             halves += [_slice(known, 0.0, cut), _slice(known, cut, known.seconds)]
         heard = iter(self._halves(halves))
+        agreed = set()
         for n, cut in cuts.items():
             joined = join(next(heard), cut, next(heard))
+            if quality.agree(results[n], joined):
+                agreed.add(n)
             results[n] = _chosen(results[n], joined, stretches[n].seconds)
+        return agreed
 
     def _halves(self, halves: Sequence[Stretch]) -> list[WindowResult]:
         """Halves are decoded once and may go on, but are not cut again."""
@@ -137,7 +146,16 @@ class Ladder:
             )
             for n, start in starts.items()
         ]
-        for (n, start), rest in zip(starts.items(), self.hear(parts, rests), strict=True):
+        heard = self.hear(parts, rests)
+        if echoes := [
+            k
+            for k, (n, rest) in enumerate(zip(starts, heard, strict=True))
+            if not quality.goes_on(results[n], rest)
+        ]:  # said again, or only read again in the text before
+            unled = [replace(parts[k], before=()) for k in echoes]
+            for k, rest in zip(echoes, self.hear(unled, 0), strict=True):
+                heard[k] = replace(rest, decodings=heard[k].decodings + rest.decodings)
+        for (n, start), rest in zip(starts.items(), heard, strict=True):
             results[n] = _with_rest(results[n], start, rest)
 
 
@@ -176,7 +194,7 @@ def join(first: WindowResult, start: float, second: WindowResult) -> WindowResul
 
 def _with_rest(result: WindowResult, start: float, rest: WindowResult) -> WindowResult:
     """A rest that is no good is left out, and the window is suspect for it."""
-    if rest.suspect or not quality.goes_on(result, rest):
+    if rest.suspect:
         return replace(result, suspect=Flaw.UNFINISHED, decodings=result.decodings + rest.decodings)
     return join(result, start, rest)
 
@@ -189,12 +207,13 @@ def _chosen(old: WindowResult, new: WindowResult, seconds: float) -> WindowResul
     )
 
 
-def _failing(results: Sequence[WindowResult], stretches: Sequence[Stretch]) -> list[int]:
-    return [
-        n
+def _flaws(results: Sequence[WindowResult], stretches: Sequence[Stretch]) -> dict[int, Flaw]:
+    """The gates that fail, by number of the stretch."""
+    flaws = {
+        n: quality.flaw_of(result, stretch.seconds)
         for n, (result, stretch) in enumerate(zip(results, stretches, strict=True))
-        if quality.flaw_of(result, stretch.seconds) is not None
-    ]
+    }
+    return {n: flaw for n, flaw in flaws.items() if flaw is not None}
 
 
 def _slice(stretch: Stretch, start: float, end: float) -> Stretch:

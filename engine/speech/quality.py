@@ -5,6 +5,7 @@ gate that it fails, the second from which the rest of it has to be heard, the be
 Thresholds are openai-whisper's where it has one. Pure; knows nothing about models and audio.
 """
 
+import difflib
 import zlib
 from dataclasses import replace
 from enum import StrEnum
@@ -18,12 +19,14 @@ LOOP_TIMES, LOOP_WORDS = 4, 8  # the same words in a row so often, and so many i
 FASTEST = 30.0  # characters a second; the fastest speakers stay below 25
 ENOUGH = 3.0  # seconds of what is taken for speech that must give text
 LEFT = 1.0  # seconds without text at the end; 0.4 of them are the padding of voice detection
+ALIKE = 0.8  # share of words in common from which two hearings say the same
 
 
 class Flaw(StrEnum):
     """The gates, by what is wrong with a text that fails."""
 
-    REPETITION = "repetition"
+    REPETITION = "repetition"  # inside a segment: the model never came to an end
+    ECHO = "the same segment again and again"  # which may be what was said
     UNLIKELY = "low probability"
     NO_TEXT = "speech without text"
     TOO_FAST = "more text than can be spoken"
@@ -44,8 +47,10 @@ def flaw_of(result: WindowResult, seconds: float) -> Flaw | None:
     if not text:
         silent = result.no_speech_prob > NO_SPEECH or seconds < ENOUGH
         return None if silent else Flaw.NO_TEXT
-    if compression_ratio(text) > REPETITIVE or loops(text.split()):
+    if any(_repeats(piece.text) for piece in result.pieces):
         return Flaw.REPETITION
+    if _repeats(text):
+        return Flaw.REPETITION if result.no_speech_prob > NO_SPEECH else Flaw.ECHO
     if result.avg_logprob < UNLIKELY:
         return Flaw.UNLIKELY
     if len(text.strip()) > FASTEST * max(seconds, 1.0):
@@ -81,24 +86,34 @@ def goes_on(result: WindowResult, rest: WindowResult) -> bool:
 
 
 def better(first: WindowResult, second: WindowResult, seconds: float) -> WindowResult:
-    """The one without a flaw that goes to the end; else the likelier one."""
-    whole = [
-        flaw_of(result, seconds) is None and rest_of(result, seconds) is None
-        for result in (first, second)
-    ]
-    if whole[0] != whole[1]:
-        return first if whole[0] else second
+    """The one with the lesser flaw; of equal ones the likelier.
+
+    How likely a loop is counts for nothing: the longer it goes on, the surer the model is of it.
+    """
+    flaws = [flaw_of(result, seconds) for result in (first, second)]
+    ranks = [(flaw is not None) + (flaw is Flaw.REPETITION) for flaw in flaws]
+    if ranks[0] != ranks[1]:
+        return first if ranks[0] < ranks[1] else second
     return second if second.avg_logprob > first.avg_logprob else first
+
+
+def agree(first: WindowResult, second: WindowResult) -> bool:
+    """Whether two hearings of the same speech say about the same."""
+    ours, theirs = _plain(text_of(first)), _plain(text_of(second))
+    return difflib.SequenceMatcher(None, ours, theirs, autojunk=False).ratio() >= ALIKE
+
+
+def _repeats(text: str) -> bool:
+    return compression_ratio(text) > REPETITIVE or loops(_plain(text))
 
 
 def loops(words: list[str]) -> bool:
     """Whether some words are said again and again without others between them."""
-    plain = [word.strip(".,!?;:").lower() for word in words]
-    for length in range(1, len(plain) // LOOP_TIMES + 1):
+    for length in range(1, len(words) // LOOP_TIMES + 1):
         least = max(LOOP_TIMES * length, LOOP_WORDS) - length
         run = 0
-        for here in range(length, len(plain)):
-            run = run + 1 if plain[here] == plain[here - length] else 0
+        for here in range(length, len(words)):
+            run = run + 1 if words[here] == words[here - length] else 0
             if run >= least:
                 return True
     return False
