@@ -13,7 +13,6 @@ a gate fails: ours has fewer of both than BatchedInferencePipeline and than the 
 """
 
 import argparse
-import difflib
 import itertools
 import json
 import random
@@ -309,15 +308,25 @@ def _measure(
 def count_of(trigger: Trigger, segments: Sequence[str], counter: WordErrors) -> Count:
     """Words beside the reference's, segments that repeat more than was said, words left out."""
     spoken, written = (counter.split(text) for text in (trigger.reference, "".join(segments)))
-    invented = missing = 0
-    matcher = difflib.SequenceMatcher(None, spoken, written, autojunk=False)
-    for _, begin, end, first, last in matcher.get_opcodes():
-        invented += max(0, (last - first) - (end - begin))
-        missing += max(0, (end - begin) - (last - first))
+    invented = _inserted(spoken, written)
+    missing = invented - (len(written) - len(spoken))
     plain = [counter.split(segment) for segment in segments]
     repeated = sum(here == before for before, here in itertools.pairwise(plain))
     itself = sum(map(_repeats_itself, segments))
     return Count(invented, max(0, repeated + itself - trigger.repeats), missing)
+
+
+def _inserted(spoken: Sequence[str], written: Sequence[str]) -> int:
+    """Words put in, where as few as possible are put in, left out or changed."""
+    row = [(n, n) for n in range(len(written) + 1)]  # edits, words put in
+    for said, word in enumerate(spoken, 1):
+        diagonal, row[0] = row[0], (said, 0)
+        for n, found in enumerate(written, 1):
+            same = (diagonal[0] + (found != word), diagonal[1])
+            left_out = (row[n][0] + 1, row[n][1])
+            put_in = (row[n - 1][0] + 1, row[n - 1][1] + 1)
+            diagonal, row[n] = row[n], min(same, left_out, put_in)
+    return row[-1][1]
 
 
 def _repeats_itself(text: str) -> bool:

@@ -110,7 +110,7 @@ def test_text_that_fails_however_it_is_decoded_is_suspect(bad, alone):
 
 
 def test_phrase_that_is_really_said_again_and_again_is_believed(recognizer, samples):
-    """The first sentence of the sample, five times."""
+    """The first sentence of the sample, five times with pauses."""
     phrase = decoded(samples / "moving_house.wav")[: int(3.0 * SAMPLE_RATE)]
     [stretch, *_] = stretches_of(np.tile(np.concatenate((phrase, np.zeros_like(phrase))), 5))
     [result] = Ladder(recognizer, GATED).hear([stretch])
