@@ -1,5 +1,7 @@
 """A video on its way: windows and chunk results in any order, one outcome."""
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,6 +16,7 @@ from engine.records import (
     Problem,
     Span,
     State,
+    Suspect,
     Video,
     Window,
     WindowResult,
@@ -172,3 +175,24 @@ def test_transcript_that_no_recipe_applies_to_is_done_with_the_analysis_skipped(
     assert job.complete
     assert job.analyses()[0].state is State.SKIPPED
     assert job.result().state is State.DONE
+
+
+@given(st.permutations(range(4)))
+def test_video_with_suspect_windows_is_degraded_and_names_the_first(order):
+    job = a_job()
+    job.add_windows(windows(4), ended=True)
+    for n in order:
+        suspect = "repetition" if n in (1, 3) else None
+        job.add_result(replace(result(n), suspect=suspect, decodings=1 + (n > 0)))
+    assert job.transcript is not None
+    assert job.transcript.suspects == (
+        Suspect(30.0, 58.0, "repetition"),
+        Suspect(90.0, 118.0, "repetition"),
+    )
+    assert job.decoded_again == 3
+    assert job.state is State.DEGRADED
+    assert job.problem is not None
+    assert "from 0:00:30 to 0:00:58 (repetition) and 1 more" in job.problem.message
+    read_back = a_job()
+    read_back.seal_read_back(job.transcript)
+    assert (read_back.state, read_back.problem) == (job.state, job.problem)

@@ -59,6 +59,7 @@ PURE = {
     "analysis/prompts.py",
     "analysis/replies.py",
     "speech/languages.py",
+    "speech/quality.py",
     "speech/transcript.py",
 }
 ACTING = {"os", "io", "shutil", "socket", "subprocess", "tempfile", "threading", "time", "signal"}

@@ -11,6 +11,7 @@ from engine.records import SAMPLE_RATE, Piece, Span, Window, WindowResult, Word
 from engine.speech.ladder import join, longest_pause, stretch_of
 from engine.speech.quality import (
     Flaw,
+    agree,
     better,
     flaw_of,
     goes_on,
@@ -51,6 +52,19 @@ def test_ordinary_speech_passes():
 )
 def test_text_that_repeats_itself_fails(text, flaw):
     assert flaw_of(result(text), 30.0) is flaw
+
+
+def test_segment_that_comes_again_and_again_may_have_been_said():
+    song = result(*[" Row, row, row your boat."] * 8)
+    assert flaw_of(song, 30.0) is Flaw.ECHO
+    assert flaw_of(replace(song, no_speech_prob=0.9), 30.0) is Flaw.REPETITION
+
+
+def test_two_hearings_agree_if_most_words_are_the_same():
+    song = result(*[" Row, row, row your boat."] * 8)
+    assert agree(song, result(*[" row row row your boat"] * 7))
+    assert not agree(song, result(*[" Row, row, row your boat."] * 3))
+    assert not agree(song, result(*TALK))
 
 
 def test_unlikely_text_fails():
@@ -96,6 +110,12 @@ def test_text_without_flaw_is_better_than_a_likelier_one():
     loop = result(" I see." * 20, logprob=-0.05)
     good = result(*TALK, logprob=-0.5)
     assert better(loop, good, 29.5) == better(good, loop, 29.5) == good
+
+
+def test_any_text_is_better_than_a_loop_however_likely():
+    loop = result(" I see." * 20, logprob=-0.05)
+    doubtful = result(*TALK, logprob=-1.3)
+    assert better(loop, doubtful, 29.5) == doubtful
 
 
 def test_of_two_flawed_texts_the_likelier_is_better():
