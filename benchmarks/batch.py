@@ -34,7 +34,9 @@ from engine.speech.windows import ROW_FRAMES, WindowStream
 
 SAMPLES = Path(__file__).parent.parent / "engine" / "samples"
 FILES = ("coffee_shop.mp4", "bad_heist.mkv", "hospital_corridor.webm", "office_gossip.mov")
-OPTIONS = SpeechOptions("batched", "en", "transcribe", None, None, 5, False, True, None, "int8")
+OPTIONS = SpeechOptions(
+    "batched", "en", "transcribe", None, None, 5, False, True, None, "int8", False
+)
 
 
 def main() -> int:

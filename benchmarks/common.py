@@ -106,7 +106,12 @@ class WordErrors:
 
     def words(self, text: str) -> int:
         """How many words were written."""
-        return len(self._wer.normalise(text, "en"))
+        return len(self.split(text))
+
+    def split(self, text: str) -> list[str]:
+        """The words of a text as they are compared."""
+        words: list[str] = self._wer.normalise(text, "en")
+        return words
 
 
 # --- files to measure on -----------------------------------------------------------------------

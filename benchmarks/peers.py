@@ -1,9 +1,9 @@
 """The peer as a program of its own: faster-whisper over a list of files, as its README has it.
 
-In: a job file (JSON of `Job`). Out: a JSON list with the text, the language and the seconds of each
-file, in the order of the job, or when its first text came. Several processes take file after file
-from one queue, the longest first, so that none is left with a long one at the end. Imports nothing
-of ours: what is timed is the peer and its start-up.
+In: a job file (JSON of `Job`). Out: a JSON list with the text, its segments, the language and the
+seconds of each file, in the order of the job, or when its first text came. Several processes take
+file after file from one queue, the longest first, so that none is left with a long one at the end.
+Imports nothing of ours: what is timed is the peer and its start-up.
 """
 
 import json
@@ -69,9 +69,10 @@ def _open(job: Job) -> None:
 def _transcribe(path: str, language: str | None) -> dict[str, Any]:
     began = time.monotonic()
     segments, info = _pipeline.transcribe(path, language=language, **_options)
-    text = "".join(segment.text for segment in segments)
+    texts = [segment.text for segment in segments]
     seconds = time.monotonic() - began
-    return {"path": path, "text": text, "language": info.language, "seconds": seconds}
+    heard = {"text": "".join(texts), "segments": texts, "language": info.language}
+    return {"path": path, **heard, "seconds": seconds}
 
 
 def _begin(path: str, language: str | None) -> dict[str, Any]:

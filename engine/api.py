@@ -119,6 +119,7 @@ class Plan:
     notes: tuple[str, ...]  # what of the machine cannot be used, or is not known
     analysts: tuple[tuple[str, str, tuple[str, ...]], ...]  # recipe, who answers, hosts
     audio_seconds: float | None  # of the videos without a transcript; None: not all say
+    quality: str  # what happens to doubtful text, a sentence
 
 
 def plan(paths: Paths, config: Config | None = None) -> Plan:
@@ -139,6 +140,7 @@ def plan(paths: Paths, config: Config | None = None) -> Plan:
             (*ready.hardware.notes, *ready.sizing.left_out),
             tuple((recipe.name, ready.answers, ready.hosts) for recipe in ready.recipes),
             _audio_seconds(todo, config),
+            _quality(config),
         )
 
 
@@ -300,6 +302,14 @@ def _keeping(results: list[VideoResult], tell: OnEvent) -> OnEvent:
         tell(event)
 
     return keep
+
+
+def _quality(config: Config) -> str:
+    if config.mode == "sequential":
+        return "text stays as it is decoded: the gates do not apply to --mode sequential."
+    if not config.quality_gates:
+        return "text stays as it is decoded: --no-quality-gates."
+    return "text that fails a quality gate is decoded again, and marked if it still fails."
 
 
 def _audio_seconds(paths: Sequence[str], config: Config) -> float | None:

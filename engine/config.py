@@ -54,6 +54,7 @@ class Config:
     vad_filter: bool | None = None  # None: on if batched, off if sequential: as in faster-whisper
     audio_track: int | None = None  # None: the first
     mode: str = "batched"
+    quality_gates: bool = True  # batched mode only
     # how: these change speed, never the text
     device: str = "auto"
     batch_size: int | None = None
@@ -177,6 +178,7 @@ _PARSERS: dict[str, Callable[[object], object]] = {
     "vad_filter": values.boolean,
     "audio_track": values.whole(0),
     "mode": values.choice(MODES),
+    "quality_gates": values.boolean,
     "device": values.device,
     "batch_size": values.whole(1),
     "slots": values.whole(1),

@@ -11,12 +11,14 @@ from engine.analysis.chunking import next_chunk
 from engine.analysis.merging import merge
 from engine.analysis.recipes import Recipe
 from engine.records import (
+    SAMPLE_RATE,
     Analysis,
     Chunk,
     ChunkResult,
     Problem,
     Segment,
     State,
+    Suspect,
     Transcript,
     Video,
     VideoResult,
@@ -25,6 +27,7 @@ from engine.records import (
 )
 from engine.speech.language import WINDOWS, Odds, decide
 from engine.speech.transcript import Assembly
+from engine.terminal import clock
 
 SHORT = 0.98  # share of the declared duration below which a decode counts as short
 
@@ -80,6 +83,8 @@ class Job:
         self._stream: list[Segment] = []  # sequential mode
         self._results = 0
         self.fallback: str | None = None  # see Transcript
+        self.decoded_again = 0  # windows that failed a quality gate
+        self._suspects: dict[int, Suspect] = {}  # by position
 
     # transcription
 
@@ -161,9 +166,16 @@ class Job:
                 self._again.append(result.position)
 
     def _assemble(self, result: WindowResult) -> None:
-        self._assembly.add(self.windows[result.position], result)
+        window = self.windows[result.position]
+        self._assembly.add(window, result)
         self.fallback = result.fallback or self.fallback
         self._results += 1
+        self.decoded_again += result.decodings > 1
+        if result.suspect is not None:
+            start, end = window.spans[0].start, window.spans[-1].end
+            self._suspects[result.position] = Suspect(
+                round(start / SAMPLE_RATE, 2), round(end / SAMPLE_RATE, 2), result.suspect
+            )
         self._seal_if_complete()
 
     def _seal_if_complete(self) -> None:
@@ -176,6 +188,7 @@ class Job:
                     round(self.speech, 3),
                     tuple(self._assembly.segments),
                     self.fallback,
+                    tuple(self._suspects[position] for position in sorted(self._suspects)),
                 )
             )
 
@@ -224,6 +237,8 @@ class Job:
                 f"Some of it was transcribed in {transcript.fallback}, because the GPU's memory was"
                 " too small for the usual compute type: its text may be slightly less good.",
             )
+        elif transcript.suspects:
+            self.state, self.problem = State.DEGRADED, _suspicion(transcript.suspects)
 
     # analysis
 
@@ -339,3 +354,14 @@ def _odds(result: WindowResult) -> Odds:
     """What was heard in a window; a language that was given is taken as it was told."""
     probability = result.language_probability
     return result.heard or {result.language: 1.0 if probability is None else probability}
+
+
+def _suspicion(suspects: Sequence[Suspect]) -> Problem:
+    """What to look at, and what may help."""
+    first, more = suspects[0], len(suspects) - 1
+    others = f" and {more} more" if more else ""
+    return Problem(
+        "E_SUSPECT",
+        f"The text may be wrong from {clock(first.start)} to {clock(first.end)} "
+        f"({first.reason}){others}: read it there, or try a larger model.",
+    )

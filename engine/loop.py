@@ -78,6 +78,8 @@ class Loop:
         self.gave_up: Problem | None = None
         self.disk: Problem | None = None
         self.audio_done = 0.0  # seconds
+        self.decoded_again = 0  # windows that failed a quality gate
+        self.suspects = 0  # windows that still do
         self._setup = setup
         self._jobs = dict(jobs)
         self._shelf = shelf
@@ -287,6 +289,8 @@ class Loop:
         self._shelf.record(job, result)
         self._ledger.commit()
         self.audio_done += 0.0 if job.read_back else job.decoded
+        self.decoded_again += job.decoded_again
+        self.suspects += len(result.transcript.suspects) if result.transcript else 0
         del self._jobs[number]
         shutil.rmtree(self._setup.speech.scratch / str(number), ignore_errors=True)
         self._tell(events.VideoFinished(result))

@@ -114,6 +114,7 @@ _TEXT = (
     _switch("--vad-filter", "Skip what is not speech; default: yes if batched.", _SPEECH),
     _value("--audio-track N", "Which audio track, from 0; default: the first.", _SPEECH),
     _value("--mode MODE", f"{' or '.join(MODES)}; default batched.", _SPEECH),
+    _switch("--quality-gates", "If batched, decode doubtful text again; default: yes.", _SPEECH),
     _value("--compute-type TYPE", f"{', '.join(COMPUTE_TYPES)}; default auto.", _SPEECH),
     _value("--encoder NAME", f"{', '.join(ENCODERS)}; default auto.", _SPEECH),
 )

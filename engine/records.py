@@ -98,6 +98,7 @@ class SpeechOptions:
     vad_filter: bool
     audio_track: int | None
     compute_type: str
+    quality_gates: bool  # batched mode: windows that fail are decoded again
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +136,8 @@ class WindowResult:
     word_median: float = 0.0  # seconds; median word length, capped at 0.7, for the clean-up
     fallback: str | None = None  # its compute type, where memory was too small for the usual one
     heard: Mapping[str, float] = field(default_factory=dict)  # language -> probability, if detected
+    suspect: str | None = None  # which quality gate it still fails; None: none
+    decodings: int = 1  # rows that were decoded for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +158,15 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
+class Suspect:
+    """A window whose text fails a quality gate, however it was decoded."""
+
+    start: float
+    end: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Transcript:
     """All segments of a video, in order of time."""
 
@@ -164,6 +176,7 @@ class Transcript:
     speech: float  # seconds of it that are speech
     segments: tuple[Segment, ...]
     fallback: str | None = None  # compute type of some of it: memory was too small for the usual
+    suspects: tuple[Suspect, ...] = ()
 
     @property
     def text(self) -> str:

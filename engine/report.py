@@ -109,6 +109,8 @@ def _figures(
         "times_real_time": round(audio / seconds, 2) if audio else None,
         "states": {state.value: states.count(state) for state in State if state in states},
         "resumed": len(prepared.done),
+        "windows_decoded_again": loop.decoded_again if loop else 0,
+        "suspect_windows": loop.suspects if loop else 0,
         "oversubscription": round(prepared.sizing.oversubscription, 2),
         "memory_steps": loop.batches.shortage.steps if loop else [],
         **_usage(prepared, loop),

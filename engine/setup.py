@@ -182,6 +182,7 @@ def speech_options(config: Config, model: ResolvedModel) -> SpeechOptions:
         vad_filter=not sequential if config.vad_filter is None else config.vad_filter,
         audio_track=config.audio_track,
         compute_type=config.compute_type,
+        quality_gates=config.quality_gates and not sequential,
     )
 
 

@@ -104,6 +104,7 @@ def plan_lines(plan: "Plan", *, every_video: bool = False) -> list[str]:
     workers = count(sizing.preparation, "worker")
     lines.append(f"{'preparation':<12} {workers}: {sizing.preparation_why}")
     lines.append(f"{'LLM threads':<12} {sizing.llm_threads}: {sizing.llm_why}")
+    lines.append(f"{'quality':<12} {plan.quality}")
     return lines + [_text_goes_to(*analyst) for analyst in plan.analysts]
 
 
@@ -157,7 +158,9 @@ def _counts(report: RunReport) -> str:
     ended = ", ".join(f"{states[state]} {word(state)}" for state in State if states[state])
     resumed = sum(result.resumed for result in report.videos)
     before = f" ({resumed} done before)" if resumed else ""
-    return f"{count(len(report.videos), 'video')}: {ended or 'none'}{before}"
+    suspects = report.figures.get("suspect_windows", 0)
+    doubts = f", {count(suspects, 'suspect window')}" if suspects else ""
+    return f"{count(len(report.videos), 'video')}: {ended or 'none'}{before}{doubts}"
 
 
 def _loss(analysis: Analysis) -> str:

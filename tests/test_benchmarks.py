@@ -18,7 +18,7 @@ from engine.testing.transcriber import make_model
 BENCHMARKS = ROOT / "benchmarks"
 SPEECH = ROOT.parent / "shared" / "speech"
 SCRIPTS = (
-    *("accuracy", "folder", "calls", "encoders", "overlap", "replay", "speedup"),
+    *("accuracy", "hallucination", "folder", "calls", "encoders", "overlap", "replay", "speedup"),
     *("first_batch", "model_shapes", "gpu"),
 )
 needs_speech = pytest.mark.skipif(
@@ -125,8 +125,9 @@ def test_time_of_children_counts_and_their_failure_ends_the_benchmark(common):
         common.timed([sys.executable, "-c", "raise SystemExit('no luck')"])
 
 
-def test_accuracy_without_speech_says_so_and_is_no_failure(tmp_path):
-    done = benchmark("accuracy", "--speech", tmp_path, folder=tmp_path)
+@pytest.mark.parametrize("name", ["accuracy", "hallucination"])
+def test_without_speech_a_benchmark_says_so_and_is_no_failure(name, tmp_path):
+    done = benchmark(name, "--speech", tmp_path, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "nothing to measure" in done.stdout
     assert document(done)["skipped"]
@@ -393,3 +394,49 @@ def test_gpu_goes_through_its_steps_on_a_cpu(command, tmp_path):
         assert figures["ours"]["windows"] > 0 < figures["peer_seconds"]
         assert figures["times_as_fast"] > 0
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def hallucination(common):
+    return importlib.import_module("hallucination")
+
+
+@needs_speech
+def test_triggers_are_the_same_for_the_same_seed_only(common, hallucination, tmp_path):
+    def made(name, seed):
+        (tmp_path / name).mkdir()
+        triggers = hallucination.make_triggers(common.clips_of(SPEECH), tmp_path / name, seed)
+        return [t.path.read_bytes() for t in triggers if t.path.parent == tmp_path / name]
+
+    first = made("first", 1)
+    assert len(first) == 12
+    assert made("again", 1) == first
+    assert made("other", 2) != first
+
+
+@needs_speech
+def test_only_what_nobody_said_is_invented_or_repeated(common, hallucination, tmp_path):
+    counter = common.WordErrors(SPEECH)
+    silent = hallucination.Trigger(tmp_path, "noise")
+    twice = hallucination.Trigger(tmp_path, "phrase", "come in now come in now", 1)
+
+    def count(trigger, *segments):
+        found = hallucination.count_of(trigger, segments, counter)
+        return found.invented, found.repeated, found.missing
+
+    assert count(silent) == (0, 0, 0)
+    assert count(silent, " Thank you.", " Thank you.") == (4, 1, 0)
+    assert count(twice, " Come in now.", " Come in now!") == (0, 0, 0)
+    assert count(twice, " Come in now.", " Come in now.", " Come in now.") == (3, 1, 0)
+    assert count(twice, " Come in now.") == (0, 0, 3)
+    assert count(silent, " so" * 60)[1] == 1
+
+
+@needs_speech
+@pytest.mark.slow
+def test_hallucination_counts_every_way_on_every_kind(tiny_en, tmp_path):
+    words = ["--models", "tiny.en", "--kinds", "clips without speech"]
+    found = document(benchmark("hallucination", *words, folder=tmp_path, timeout=280))
+    ways = found["models"]["tiny.en"]
+    assert len(ways) == 5
+    assert all(set(kinds) == {"clips without speech", "all"} for kinds in ways.values())

@@ -76,7 +76,7 @@ def test_every_option_is_there_with_hyphens_and_underscores(field: str) -> None:
         "output": "out", "task": "translate", "mode": "sequential", "language": "fr",
         "compute_type": "int8", "encoder": "torch", "device": "cpu", "output_format": "srt",
         "llm_base_url": "http://localhost/v1", "time_limit": "00:01:00", "word_timestamps": "True",
-        "vad_filter": "False", "analysis": "False",
+        "vad_filter": "False", "analysis": "False", "quality_gates": "False",
     }  # fmt: skip
     value = values.get(field, "7")
     results = {

@@ -17,6 +17,7 @@ from engine.records import (
     Problem,
     Span,
     State,
+    Suspect,
     Video,
     Window,
     WindowResult,
@@ -293,3 +294,24 @@ def test_results_in_a_language_that_is_sure_need_no_row_in_another_run():
     assert job.standing(kept) == {0, 1}
     assert job.standing({0: UNSURE[0], 1: UNSURE[1], 7: given_language(7, "de")}) == {7}
     assert Job(VIDEO, "key", [], "en").standing(kept) == {0, 1}
+
+
+@given(st.permutations(range(4)))
+def test_video_with_suspect_windows_is_degraded_and_names_the_first(order):
+    job = a_job()
+    job.add_windows(windows(4), ended=True)
+    for n in order:
+        suspect = "repetition" if n in (1, 3) else None
+        job.add_result(replace(result(n), suspect=suspect, decodings=1 + (n > 0)))
+    assert job.transcript is not None
+    assert job.transcript.suspects == (
+        Suspect(30.0, 58.0, "repetition"),
+        Suspect(90.0, 118.0, "repetition"),
+    )
+    assert job.decoded_again == 3
+    assert job.state is State.DEGRADED
+    assert job.problem is not None
+    assert "from 0:00:30 to 0:00:58 (repetition) and 1 more" in job.problem.message
+    read_back = a_job()
+    read_back.seal_read_back(job.transcript)
+    assert (read_back.state, read_back.problem) == (job.state, job.problem)

@@ -71,6 +71,7 @@ PURE = {
     "speech/encoders.py",
     "speech/language.py",
     "speech/languages.py",
+    "speech/quality.py",
     "speech/transcript.py",
 }
 ACTING = {"os", "io", "shutil", "socket", "subprocess", "tempfile", "threading", "time", "signal"}

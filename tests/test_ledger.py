@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from shell import environment
 
 from engine.records import Piece, Problem, Reply, State, WindowResult, Word
+from engine.speech.quality import Flaw
 from engine.store import ledger as module
 from engine.store.ledger import FILE, Ledger, Row, read_status
 
@@ -87,6 +88,8 @@ results = st.builds(
     ).map(tuple),
     word_median=st.floats(0, 0.7),
     fallback=st.none() | st.just("int8_float16"),
+    suspect=st.none() | st.sampled_from(Flaw),
+    decodings=st.integers(1, 9),
 )
 
 

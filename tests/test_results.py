@@ -21,6 +21,7 @@ from engine.records import (
     Problem,
     Segment,
     State,
+    Suspect,
     Transcript,
     Video,
     VideoResult,
@@ -50,6 +51,7 @@ TRANSCRIPTS = st.builds(
     Transcript,
     *(TEXTS, st.none() | FLOATS, FLOATS, FLOATS, st.lists(SEGMENTS, max_size=4).map(tuple)),
     st.none() | TEXTS,
+    st.lists(st.builds(Suspect, FLOATS, FLOATS, TEXTS), max_size=3).map(tuple),
 )
 ITEMS = st.lists(
     st.builds(

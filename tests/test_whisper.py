@@ -28,6 +28,7 @@ OPTIONS = SpeechOptions(
     vad_filter=True,
     audio_track=None,
     compute_type="int8",
+    quality_gates=False,
 )
 
 

@@ -22,6 +22,7 @@ from engine.records import (
     Problem,
     Segment,
     State,
+    Suspect,
     Transcript,
     VideoResult,
     Word,
@@ -76,6 +77,10 @@ def result_json(result: VideoResult, options: Mapping[str, Any], model: Mapping[
             "speech": transcript.speech,
             "language_probability": transcript.language_probability,
             "fallback": transcript.fallback,
+            "suspects": [
+                {"start": suspect.start, "end": suspect.end, "reason": suspect.reason}
+                for suspect in transcript.suspects
+            ],
             "analyses": [_from_analysis(analysis) for analysis in result.analyses],
         },
     }
@@ -96,6 +101,7 @@ def read_result_json(data: bytes) -> StoredResult:
             speech=ours["speech"],
             segments=tuple(_to_segment(segment) for segment in shape["segments"]),
             fallback=ours.get("fallback"),  # older files have none
+            suspects=tuple(Suspect(**suspect) for suspect in ours.get("suspects", ())),
         )
         return StoredResult(
             **ours["source"],

@@ -207,15 +207,33 @@ def transcribe(rows: tuple[Row, ...], options: SpeechOptions) -> BatchResult:
     assert _slot is not None
     began = time.monotonic()
     recognizer = _slot.recognizer
-    states = recognizer.encode([read_row(row.window.row, recognizer.mels) for row in rows])
-    results = recognizer.decode(
-        states,
-        [row.window.position for row in rows],
-        [row.window.samples / SAMPLE_RATE for row in rows],
-        [row.language for row in rows],
-        options,
-    )
+    features = [read_row(row.window.row, recognizer.mels) for row in rows]
+    if options.quality_gates and recognizer.may_err:
+        results = _gated(rows, features, options)
+    else:
+        results = recognizer.decode(
+            recognizer.encode(features),
+            [row.window.position for row in rows],
+            [row.window.samples / SAMPLE_RATE for row in rows],
+            [row.language for row in rows],
+            options,
+        )
     return BatchResult(tuple(results), time.monotonic() - began)
+
+
+def _gated(
+    rows: "tuple[Row, ...]", features: "list[np.ndarray]", options: SpeechOptions
+) -> list[WindowResult]:
+    """With the quality gates: what fails them is heard again."""
+    from engine.speech.ladder import Ladder, stretch_of
+
+    assert _slot is not None
+    recognizer: Any = _slot.recognizer
+    stretches = [
+        stretch_of(row.window, feature, row.language)
+        for row, feature in zip(rows, features, strict=True)
+    ]
+    return Ladder(recognizer, options).hear(stretches)
 
 
 @_memory_named()

@@ -33,6 +33,7 @@ OPTIONS = SpeechOptions(
     vad_filter=False,
     audio_track=None,
     compute_type="",
+    quality_gates=False,
 )
 
 

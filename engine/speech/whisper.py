@@ -9,7 +9,6 @@ options alone, never on its neighbours. Runs in a slot's process only; the paren
 """
 
 import itertools
-import zlib
 from collections.abc import Iterator, Sequence
 from math import ceil
 from pathlib import Path
@@ -22,6 +21,7 @@ from faster_whisper.tokenizer import Tokenizer
 from faster_whisper.transcribe import get_suppressed_tokens, merge_punctuations
 
 from engine.records import Piece, Segment, SpeechOptions, WindowResult, Word
+from engine.speech.quality import compression_ratio
 
 if TYPE_CHECKING:
     from engine.speech.encoder import TorchEncoder
@@ -29,12 +29,16 @@ if TYPE_CHECKING:
 TICK = 0.02  # seconds a timestamp token counts
 FRAMES = 100  # encoder frames a second
 PREPENDED = "\"'“¿([{-"
+WIDER = 2  # times the beam, when a row is decoded again
+UNREPEATED = 3  # tokens that may not come twice then
 APPENDED = "\"'.。,，!！?？:：”)]}、"
 SENTENCE_ENDS = ".。!！?？"
 
 
 class Recognizer:
     """One Whisper model on one device."""
+
+    may_err = True  # so that the quality gates make sense
 
     def __init__(
         self,
@@ -84,26 +88,23 @@ class Recognizer:
         seconds: Sequence[float],
         languages: Sequence[str | None],
         options: SpeechOptions,
+        before: Sequence[Sequence[int]] = (),
+        *,
+        again: bool = False,
     ) -> list[WindowResult]:
         """The text of each row, in order.
 
         ``seconds`` is the speech in each window; a language that is ``None`` is detected from the
-        same states.
+        same states. ``before``: tokens of what was said before each row, () if nothing is known;
+        ``again``: with a wider beam, and no three tokens twice.
         """
         spoken = self._languages(states, languages)
         tokenizers = [self._tokenizer(language, options.task) for language, _ in spoken]
-        prompts = [self._prompt(tokenizer, options) for tokenizer in tokenizers]
-        outputs = self.model.model.generate(
-            states,
-            prompts,
-            beam_size=options.beam_size,
-            max_length=self.model.max_length,
-            suppress_blank=True,
-            suppress_tokens=get_suppressed_tokens(tokenizers[0], [-1]),
-            return_scores=True,
-            return_no_speech_prob=True,
-            sampling_temperature=0.0,
-        )
+        prompts = [
+            self._prompt(tokenizer, options, said)
+            for tokenizer, said in zip(tokenizers, before or [()] * len(spoken), strict=True)
+        ]
+        outputs = self._generate(states, prompts, tokenizers[0], options, again=again)
         results = []
         for row, output in enumerate(outputs):
             tokens = output.sequences_ids[0]
@@ -124,6 +125,34 @@ class Recognizer:
                 )
             )
         return results
+
+    def _generate(
+        self,
+        states: ctranslate2.StorageView,
+        prompts: Sequence[list[int]],
+        tokenizer: Tokenizer,
+        options: SpeechOptions,
+        *,
+        again: bool,
+    ) -> list[Any]:
+        """CTranslate2's outputs of each row; rows with prompts of one length go together."""
+        outputs: dict[int, Any] = {}
+        for length in dict.fromkeys(map(len, prompts)):
+            rows = [row for row, prompt in enumerate(prompts) if len(prompt) == length]
+            found = self.model.model.generate(
+                take(states, rows),
+                [prompts[row] for row in rows],
+                beam_size=options.beam_size * (WIDER if again else 1),
+                no_repeat_ngram_size=UNREPEATED if again else 0,
+                max_length=self.model.max_length,
+                suppress_blank=True,
+                suppress_tokens=get_suppressed_tokens(tokenizer, [-1]),
+                return_scores=True,
+                return_no_speech_prob=True,
+                sampling_temperature=0.0,
+            )
+            outputs |= zip(rows, found, strict=True)
+        return [outputs[row] for row in range(len(prompts))]
 
     def _languages(
         self, states: ctranslate2.StorageView, languages: Sequence[str | None]
@@ -147,8 +176,12 @@ class Recognizer:
             )
         return self._tokenizers[key]
 
-    def _prompt(self, tokenizer: Tokenizer, options: SpeechOptions) -> list[int]:
+    def _prompt(
+        self, tokenizer: Tokenizer, options: SpeechOptions, said: Sequence[int]
+    ) -> list[int]:
+        """``said``: tokens of what came before; its times do not count here and are left out."""
         before = tokenizer.encode(options.initial_prompt) if options.initial_prompt else []
+        before += [token for token in said if token < tokenizer.eot]
         prompt: list[int] = self.model.get_prompt(tokenizer, before, hotwords=options.hotwords)
         return prompt
 
@@ -165,9 +198,11 @@ class Recognizer:
         One row at a time: ``align`` pads a batch, and a padded row's times may differ.
         """
         text = [[t for t in piece.tokens if t < tokenizer.eot] for piece in pieces]
-        alone = states if states.shape[0] == 1 else row_of(states, row)
         alignment = self.model.find_alignment(
-            tokenizer, [list(itertools.chain(*text))], alone, int(ceil(seconds) * FRAMES)
+            tokenizer,
+            [list(itertools.chain(*text))],
+            take(states, [row]),
+            int(ceil(seconds) * FRAMES),
         )[0]
         median = shorten_at_sentences(alignment)
         merge_punctuations(alignment, PREPENDED, APPENDED)
@@ -236,16 +271,12 @@ def split(tokens: Sequence[int], seconds: float, tokenizer: Tokenizer) -> list[P
     ]
 
 
-def compression_ratio(text: str) -> float:
-    """Length over zlib length: above 2.4 the text repeats itself (openai-whisper)."""
-    data = text.encode("utf-8")
-    return len(data) / len(zlib.compress(data))
-
-
-def row_of(states: ctranslate2.StorageView, row: int) -> ctranslate2.StorageView:
-    """One row of a batch of states, as a batch of one."""
+def take(states: ctranslate2.StorageView, rows: Sequence[int]) -> ctranslate2.StorageView:
+    """Some rows of a batch of states, as a batch of their own."""
+    if list(rows) == list(range(states.shape[0])):
+        return states
     on_cpu = states.to_device(ctranslate2.Device.cpu) if states.device != "cpu" else states
-    return ctranslate2.StorageView.from_array(np.ascontiguousarray(np.array(on_cpu)[row : row + 1]))
+    return ctranslate2.StorageView.from_array(np.ascontiguousarray(np.array(on_cpu)[list(rows)]))
 
 
 def shorten_at_sentences(alignment: list[dict[str, Any]]) -> float:
