@@ -152,7 +152,7 @@ def test_joined_text_is_in_the_time_of_the_whole():
     word = Word(1.0, 2.0, " late", 0.9)
     late = WindowResult(
         0, "en", None, -0.4, 0.9, (Piece(1.0, 2.0, " late", (3,), 1.0, (word,)),), 0.3,
-        Flaw.UNLIKELY,
+        suspect=Flaw.UNLIKELY,
     )  # fmt: skip
     whole = join(result(" early", ends=12.5), 12.0, late)
     assert [(p.start, p.end) for p in whole.pieces] == [(0.0, 12.0), (13.0, 14.0)]
