@@ -118,6 +118,13 @@ def test_any_text_is_better_than_a_loop_however_likely():
     assert better(loop, doubtful, 29.5) == doubtful
 
 
+def test_segment_again_and_again_is_not_given_up_for_much_less_text():
+    song = result(*[" Row, row, row your boat."] * 8)
+    once = result(" Row, row, row your boat.")
+    assert better(song, once, 29.5) == better(once, song, 29.5) == song
+    assert better(song, result(*TALK), 29.5) == result(*TALK)
+
+
 def test_of_two_flawed_texts_the_likelier_is_better():
     worse, bad = result(*TALK, logprob=-1.4), result(*TALK, logprob=-1.1)
     assert better(worse, bad, 29.5) == better(bad, worse, 29.5) == bad

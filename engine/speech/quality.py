@@ -89,8 +89,12 @@ def better(first: WindowResult, second: WindowResult, seconds: float) -> WindowR
     """The one with the lesser flaw; of equal ones the likelier.
 
     How likely a loop is counts for nothing: the longer it goes on, the surer the model is of it.
+    But a segment again and again may be right, and is not given up for less than half the text.
     """
     flaws = [flaw_of(result, seconds) for result in (first, second)]
+    if Flaw.ECHO in flaws and None in flaws:
+        echo, other = (first, second) if flaws[0] is Flaw.ECHO else (second, first)
+        return echo if 2 * len(text_of(other)) < len(text_of(echo)) else other
     ranks = [(flaw is not None) + (flaw is Flaw.REPETITION) for flaw in flaws]
     if ranks[0] != ranks[1]:
         return first if ranks[0] < ranks[1] else second
