@@ -126,7 +126,7 @@ def _cost(
         chance.standard_normal((shape.mels, ROW_FRAMES), np.float32) * 0.5 for _ in range(batch)
     ]
     options = SpeechOptions(
-        "batched", "en", "transcribe", None, None, given.beam_size, False, True, None, "auto"
+        "batched", "en", "transcribe", None, None, given.beam_size, False, True, None, "auto", False
     )
     encoding, decoding, lengths = [], [], [0]
     for _ in range(given.rounds + 1):  # the first warms up

@@ -328,7 +328,7 @@ def test_every_window_of_a_made_model_has_the_tokens_that_were_asked_for(shapes,
     states = recognizer.encode(rows)
     for beam in (1, 5):
         options = SpeechOptions(
-            "batched", "en", "transcribe", None, None, beam, False, True, None, "int8"
+            "batched", "en", "transcribe", None, None, beam, False, True, None, "int8", False
         )
         for result in recognizer.decode(states, [0, 1], [30.0] * 2, ["en", "de"], options):
             [piece] = result.pieces

@@ -22,6 +22,7 @@ OPTIONS = SpeechOptions(
     vad_filter=True,
     audio_track=None,
     compute_type="auto",
+    quality_gates=False,
 )
 
 
