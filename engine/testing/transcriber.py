@@ -37,6 +37,11 @@ class FakeModel:
     int8_windows: int | None = None  # the same in an int8 compute type
     heard: tuple[Mapping[str, float], ...] = ()  # languages by window; empty: knows only its own
 
+    @property
+    def multilingual(self) -> bool:
+        """Whether it has a language to tell: a model for English alone does not."""
+        return bool(self.heard) or self.language != "en"
+
 
 def make_model(folder: Path, **values: Any) -> Path:
     """Write a model folder with these `FakeModel` values; returns the folder."""
@@ -45,7 +50,7 @@ def make_model(folder: Path, **values: Any) -> Path:
     (folder / FILE).write_text(json.dumps(asdict(model)))
     for name in ("config.json", "tokenizer.json"):
         (folder / name).write_text("{}")
-    tokens = _MULTILINGUAL if model.heard else _ENGLISH_ONLY
+    tokens = _MULTILINGUAL if model.multilingual else _ENGLISH_ONLY
     (folder / "vocabulary.txt").write_text("".join(f"{n}\n" for n in range(tokens)))
     (folder / "model.bin").write_text(json.dumps(asdict(model)))  # other values, other key
     return folder
@@ -60,7 +65,7 @@ class FakeRecognizer:
     def __init__(self, folder: Path, compute_type: str = "int8") -> None:
         self.compute_type = compute_type
         self._model = FakeModel(**json.loads((folder / FILE).read_text()))
-        self.multilingual = bool(self._model.heard)
+        self.multilingual = self._model.multilingual
         time.sleep(self._model.open_seconds)
 
     def listen(self) -> tuple[str, float]:
@@ -89,9 +94,10 @@ class FakeRecognizer:
 
     def _window(self, position: int, length: float, language: str | None) -> WindowResult:
         """A model of several languages says in which it understood a window."""
-        if not self.multilingual:
-            said = self._said(length, self._model.text)
-            return WindowResult(position, self._model.language, None, -0.1, 0.0, said)
+        if not self._model.heard:
+            own, said = self._model.language, self._said(length, self._model.text)
+            sure = {own: 1.0} if self.multilingual and not language else {}
+            return WindowResult(position, own, sure.get(own), -0.1, 0.0, said, heard=sure)
         known = self._model.heard[min(position, len(self._model.heard) - 1)]
         heard = {} if language else dict(known)
         spoken = language or max(known, key=lambda name: known[name])
