@@ -13,8 +13,9 @@ from engine.errors import SlotError
 from engine.records import SAMPLE_RATE, SpeechOptions, Window
 from engine.speech.activity import SpeechDetector
 from engine.speech.canary import listen
+from engine.speech.sequential import FileDecoder
 from engine.speech.transcript import Assembly
-from engine.speech.whisper import FileDecoder, Recognizer, split
+from engine.speech.whisper import Recognizer, split
 from engine.speech.windows import ROW_FRAMES, WindowStream
 
 OPTIONS = SpeechOptions(

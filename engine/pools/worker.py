@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from engine.media.decode import Audio
-    from engine.speech.whisper import FileDecoder, Recognizer
+    from engine.speech.sequential import FileDecoder
+    from engine.speech.whisper import Recognizer
     from engine.speech.windows import RowWriter, WindowStream
     from engine.testing.transcriber import FakeFile, FakeRecognizer
 

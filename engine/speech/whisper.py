@@ -4,12 +4,10 @@ Two halves with one narrow seam: ``encode(rows) -> states`` and ``decode(states,
 another encoder can take the first half's place. Decoding is CTranslate2's ``generate`` called
 directly: rows of one call may differ in language. The pieces of a window depend on its row and the
 options alone, never on its neighbours. Runs in a slot's process only; the parent never imports it.
-
-``FileDecoder`` is the sequential mode: faster-whisper's own generator, drawn bit by bit.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,17 +18,18 @@ from faster_whisper import WhisperModel
 from faster_whisper.tokenizer import Tokenizer
 from faster_whisper.transcribe import get_suppressed_tokens, merge_punctuations
 
-from engine.records import Piece, Segment, SpeechOptions, WindowResult, Word
+from engine.records import Piece, SpeechOptions, WindowResult, Word
 from engine.speech.quality import compression_ratio
+from engine.speech.sequential import FileDecoder
 
 if TYPE_CHECKING:
     from engine.speech.encoder import TorchEncoder
 
 TICK = 0.02  # seconds a timestamp token counts
 FRAMES = 100  # encoder frames a second
-PREPENDED = "\"'“¿([{-"
 WIDER = 2  # times the beam, when a row is decoded again
 UNREPEATED = 3  # tokens that may not come twice then
+PREPENDED = "\"'“¿([{-"
 APPENDED = "\"'.。,，!！?？:：”)]}、"
 SENTENCE_ENDS = ".。!！?？"
 
@@ -59,7 +58,7 @@ class Recognizer:
         self._tokenizers: dict[tuple[str, str], Tokenizer] = {}
         self._torch = torch_encoder(model, torch_type, device, threads) if torch_type else None
 
-    def open_file(self, audio: np.ndarray, options: SpeechOptions) -> "FileDecoder":
+    def open_file(self, audio: np.ndarray, options: SpeechOptions) -> FileDecoder:
         """Sequential mode: a whole file, float32 mono 16 kHz."""
         return FileDecoder(self, audio, options)
 
@@ -296,57 +295,3 @@ def shorten_at_sentences(alignment: list[dict[str, Any]]) -> float:
             elif before["word"] in SENTENCE_ENDS:
                 word["start"] = word["end"] - 2 * median
     return median
-
-
-class FileDecoder:
-    """Sequential mode: a whole file decoded by faster-whisper's generator, drawn in steps."""
-
-    def __init__(self, recognizer: Recognizer, audio: np.ndarray, options: SpeechOptions) -> None:
-        language = options.language if recognizer.multilingual else "en"
-        segments, info = recognizer.model.transcribe(
-            audio,
-            language=language,
-            task=options.task,
-            beam_size=options.beam_size,
-            temperature=0.0,
-            initial_prompt=options.initial_prompt,
-            hotwords=options.hotwords,
-            word_timestamps=options.word_timestamps,
-            vad_filter=options.vad_filter,
-        )
-        self._segments: Iterator[Any] = iter(segments)
-        self._next = 0
-        self.language: str = info.language
-        self.probability: float | None = None if language else info.language_probability
-        self.duration: float = info.duration
-        self.speech: float = info.duration_after_vad
-
-    def advance(self, seconds: float) -> tuple[tuple[Segment, ...], bool]:
-        """The segments of about the next ``seconds`` of audio, and whether the file has ended."""
-        taken: list[Segment] = []
-        for found in self._segments:
-            taken.append(segment_of(found, self._next))
-            self._next += 1
-            if found.end - taken[0].start >= seconds:
-                return tuple(taken), False
-        return tuple(taken), True
-
-
-def segment_of(found: Any, number: int) -> Segment:
-    """faster-whisper's segment as ours."""
-    words = found.words
-    return Segment(
-        id=number,
-        seek=found.seek,
-        start=float(found.start),
-        end=float(found.end),
-        text=found.text,
-        tokens=tuple(found.tokens),
-        temperature=float(found.temperature or 0.0),
-        avg_logprob=float(found.avg_logprob),
-        compression_ratio=float(found.compression_ratio),
-        no_speech_prob=float(found.no_speech_prob),
-        words=None
-        if words is None
-        else tuple(Word(float(w.start), float(w.end), w.word, float(w.probability)) for w in words),
-    )

@@ -125,7 +125,7 @@ class FakeRecognizer:
 
 
 class FakeFile:
-    """Stands where `speech.whisper.FileDecoder` does: the set text once for every 30 s."""
+    """Stands where `speech.sequential.FileDecoder` does: the set text once for every 30 s."""
 
     probability = None
 
