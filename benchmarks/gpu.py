@@ -47,7 +47,7 @@ from common import (
     timed,
     turns,
 )
-from shapes import SHAPES, Peak, floor_seconds, given_peak, known_peak, make_shape
+from shapes import SHAPES, Peak, given_peak, known_peak, make_shape
 
 from engine.api import check_slots, run
 from engine.bench import limited
@@ -308,7 +308,7 @@ def _share_of_floor(setting: Setting, windows: int, batches: int, seconds: float
         return None
     shape, tokens = SHAPES[setting.given.model], setting.given.tokens
     size = max(1, round(windows / batches))
-    return windows * floor_seconds(shape, size, tokens, setting.peak) / seconds
+    return windows * shape.floor(setting.peak, size, tokens) / seconds
 
 
 def _peer(setting: Setting) -> float:

@@ -24,7 +24,7 @@ from typing import Any
 import ctranslate2
 import numpy as np
 from common import conclude, machine, print_machine, print_table, say
-from shapes import SHAPES, TOKENS, Peak, Shape, floor_seconds, given_peak, known_peak, make_shape
+from shapes import SHAPES, TOKENS, Peak, Shape, given_peak, known_peak, make_shape
 
 from engine.pools.worker import preload_cublas
 from engine.records import SpeechOptions
@@ -143,7 +143,7 @@ def _cost(
         lengths = [sum(len(piece.tokens) for piece in result.pieces) for result in found]
     if set(lengths) != {0 if given.encode_only else given.tokens}:
         raise SystemExit(f"the windows have {sorted(set(lengths))} tokens, not {given.tokens}")
-    floor = None if peak is None else floor_seconds(shape, batch, given.tokens, peak)
+    floor = None if peak is None else shape.floor(peak, batch, given.tokens)
     return Cost(
         batch,
         median(encoding[1:]),

@@ -1,7 +1,7 @@
 """Models of Whisper's true shapes with random weights, and the least time such a shape can take.
 
 In: a shape, a number of tokens. Out: a model folder for CTranslate2, faster-whisper and the engine;
-operations and bytes of its parts; the physical floor of a window on a device with a known peak.
+the physical floor of a window of it on a device with a known peak.
 Knows nothing about measuring.
 
 Speed depends on shapes and lengths, not on what the numbers mean, so random weights measure it. A
@@ -26,6 +26,8 @@ import tokenizers
 from ctranslate2.specs import WhisperSpec
 from tokenizers import decoders, models, pre_tokenizers
 
+from engine import floor
+from engine.floor import PEAKS, Peak
 from engine.speech.languages import LANGUAGES
 
 STATES, POSITIONS = 1500, 448  # of the encoder, of the decoder
@@ -54,6 +56,13 @@ class Shape:
         """Tokens: text, end, start, languages, six more, timestamps."""
         return TEXT + 2 + self.languages + 6 + TIMESTAMPS
 
+    def floor(self, peak: Peak, batch: int, tokens: int) -> float:
+        """The least seconds of a window in float16: see engine/floor.py."""
+        work = floor.Shape(
+            self.width, self.encoder_layers, self.decoder_layers, self.mels, self.vocabulary
+        )
+        return floor.window_seconds(work, peak, batch, tokens)
+
 
 SHAPES = {
     "tiny": Shape(384, 6, 4, 4, 80),
@@ -64,66 +73,9 @@ SHAPES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Peak:
-    """What a device can do at most."""
-
-    flops: float  # dense float16, a second
-    bandwidth: float  # bytes a second
-
-
-# By a part of the GPU's name: measured with large products and copies (H200), else data sheets;
-# an H100 SXM has the H200's chip with slower memory.
-PEAKS = {
-    "H200": Peak(790e12, 4.5e12),
-    "H100 80GB HBM3": Peak(790e12, 3.35e12),
-    "RTX 4090": Peak(165e12, 1.008e12),
-}
-
-
-# --- the physical floor ------------------------------------------------------------------------
-
-
-def encoder_flops(shape: Shape) -> float:
-    """Operations to encode a window, 2 for a multiply-add: convolutions, layers, attention."""
-    d, t = shape.width, STATES
-    convolutions = 2 * (2 * t) * d * 3 * shape.mels + 2 * t * 3 * d * d
-    return convolutions + shape.encoder_layers * (24 * t * d * d + 4 * t * t * d)
-
-
-def cross_flops(shape: Shape) -> float:
-    """Operations to make the keys and values that the decoder reads of a window."""
-    return 4 * STATES * shape.width**2 * shape.decoder_layers
-
-
-def token_flops(shape: Shape, position: float) -> float:
-    """Operations for one token of one sequence with ``position`` tokens before it."""
-    d = shape.width
-    layer = 28 * d * d + 4 * STATES * d + 4 * position * d
-    return shape.decoder_layers * layer + 2 * d * shape.vocabulary
-
-
-def step_bytes(shape: Shape, batch: int, position: float, size: int = 2) -> float:
-    """Bytes that one step of a batch has to read: weights once, keys and values a sequence."""
-    d = shape.width
-    weights = 14 * d * d * shape.decoder_layers + d * shape.vocabulary
-    return (weights + batch * 2 * (STATES + position) * d * shape.decoder_layers) * size
-
-
-def floor_seconds(shape: Shape, batch: int, tokens: int, peak: Peak) -> float:
-    """The least seconds a window in float16, one sequence each, encoding and decoding in turn."""
-    position = tokens / 2 + PROMPT + 1
-    encoding = (encoder_flops(shape) + cross_flops(shape)) / peak.flops
-    computing = batch * token_flops(shape, position) / peak.flops
-    reading = step_bytes(shape, batch, position) / peak.bandwidth
-    return encoding + tokens * max(computing, reading) / batch
-
-
 def known_peak(device: str, gpus: Sequence[str]) -> Peak | None:
     """Of the first GPU, if its name is known."""
-    if device != "cuda" or not gpus:
-        return None
-    return next((peak for name, peak in PEAKS.items() if name in gpus[0]), None)
+    return PEAKS.get(gpus[0]) if device == "cuda" and gpus else None
 
 
 def given_peak(tera_flops: float | None, tera_bytes: float | None) -> Peak | None:

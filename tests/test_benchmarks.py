@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from shell import ROOT
 
+from engine import floor
 from engine.pools.hardware import snapshot
 from engine.records import SpeechOptions
 from engine.speech.whisper import Recognizer
@@ -283,20 +284,11 @@ def shapes(monkeypatch):
     return module("shapes", monkeypatch)
 
 
-def test_floor_counts_what_a_model_of_that_shape_must_compute_and_read(shapes):
-    """By hand from the layers: GFLOP of a window and of a token, MB of a step."""
-    large, turbo, tiny = (shapes.SHAPES[n] for n in ("large-v3", "large-v3-turbo", "tiny"))
-    assert shapes.encoder_flops(tiny) == pytest.approx(36.9e9, rel=0.01)
-    assert shapes.encoder_flops(large) == shapes.encoder_flops(turbo)
-    assert shapes.encoder_flops(large) == pytest.approx(2274e9, rel=0.01)
-    assert shapes.cross_flops(large) == pytest.approx(315e9, rel=0.01)
-    assert shapes.token_flops(large, 54) == pytest.approx(1.86e9, rel=0.01)
-    assert shapes.step_bytes(large, 0, 0) == pytest.approx(1601e6, rel=0.01)
-    reading = shapes.step_bytes(turbo, 1, 54) - shapes.step_bytes(turbo, 0, 54)
-    assert reading == pytest.approx(31.8e6, rel=0.01)
+def test_made_shapes_have_the_floor_of_the_models_they_are_like(shapes):
     peak = shapes.Peak(790e12, 4.5e12)
-    window = shapes.floor_seconds(large, 32, 100, peak)
-    assert 30 / window == pytest.approx(2986, rel=0.01)
+    for name, shape in shapes.SHAPES.items():
+        expected = floor.window_seconds(floor.SHAPES[name], peak, 32, 100)
+        assert shape.floor(peak, 32, 100) == pytest.approx(expected, rel=0.001)
 
 
 def test_share_of_the_floor_is_unknown_where_the_device_is(shapes, monkeypatch):
@@ -305,7 +297,7 @@ def test_share_of_the_floor_is_unknown_where_the_device_is(shapes, monkeypatch):
     assert cost(8, 0.1, 0.1, 100, 0.05).share == pytest.approx(0.25)
     assert shapes.known_peak("cpu", ["NVIDIA H200"]) is None
     assert shapes.known_peak("cuda", ["Something New"]) is None
-    assert shapes.known_peak("cuda", ["NVIDIA H200"]).flops == 790e12
+    assert shapes.known_peak("cuda", ["NVIDIA H200"]) == shapes.PEAKS["NVIDIA H200"]
     assert shapes.given_peak(100.0, None) is None
     assert shapes.given_peak(100.0, 2.0) == shapes.Peak(1e14, 2e12)
 
