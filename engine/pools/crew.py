@@ -18,8 +18,8 @@ from engine.pools.local import Outcome, Worker
 from engine.pools.sizing import SlotPlan
 
 NICE = 5  # preparation gives way to the slots
-# glibc returns a freed big buffer to the system and gets the next one page by page, zeroed: up to a
-# third of a window's encoding (benchmarks/README.md). A worker needs the same buffers for every
+# glibc returns a freed big buffer to the system and gets the next one page by page, zeroed: a
+# quarter of a window's encoding (benchmarks/encoders.py). A worker needs the same buffers for every
 # window, so it keeps them. Other C libraries do not read these.
 KEEP_MEMORY = {
     "MALLOC_ARENA_MAX": "1",  # what one thread freed another one takes

@@ -65,7 +65,7 @@ def choose(asked: str, begun: str | None, means: Means, *, sequential: bool) -> 
 
 
 def _best(means: Means) -> Encoder:
-    """What is known to be faster (benchmarks/encoders.py)."""
+    """What is known to be faster: benchmarks/README.md, encoders.py."""
     if means.device == "cuda":
         return Encoder(CTRANSLATE2, "whether torch's is faster on a GPU has not been measured")
     if AMX not in means.features:
@@ -73,7 +73,7 @@ def _best(means: Means) -> Encoder:
     if not means.torch:
         return Encoder(
             CTRANSLATE2,
-            f"this processor has AMX, with which torch's takes a fifth of the time: {INSTALL}",
+            f"torch is not installed; its encoder would use this processor's AMX units: {INSTALL}",
         )
     if means.unknown is not None:
         return Encoder(CTRANSLATE2, f"torch's cannot read this model: {means.unknown}")
