@@ -176,8 +176,11 @@ class Client:
     def _connection_failure(self, error: openai.OpenAIError) -> retry.Failure:
         causes = _causes(error)
         reason = wire.scrub(str(causes[-1]) or type(causes[-1]).__name__, self._key)
+        if isinstance(error.__cause__, httpx2.DecodingError):
+            unread = errors.NotJsonError(f"The reply of {self.host} cannot be read: {reason}.")
+            return _failure(unread, error, most=wire.MALFORMED_ATTEMPTS)
         found = errors.UnreachableError(f"{self.host} cannot be reached: {reason}.")
-        if any(isinstance(cause, RuntimeError | ssl.SSLCertVerificationError) for cause in causes):
+        if any(map(_is_lasting, causes)):
             return _failure(found, error, most=1)
         if isinstance(error.__cause__, httpx2.ConnectError):
             return _failure(found, error, most=CONNECT_ATTEMPTS)
@@ -218,6 +221,18 @@ def _failure(error: errors.CallError, cause: Exception, most: int | None = None)
 def _causes(error: BaseException) -> list[BaseException]:
     """The error and what led to it, innermost last."""
     chain = [error]
-    while (inner := chain[-1].__cause__) is not None:
+    while (inner := _inner(chain[-1])) is not None:
         chain.append(inner)
     return chain
+
+
+def _inner(error: BaseException) -> BaseException | None:
+    """The cause, which httpcore2's errors have as their argument."""
+    told = error.args[0] if error.args else None
+    return error.__cause__ or (told if isinstance(told, BaseException) else None)
+
+
+def _is_lasting(cause: BaseException) -> bool:
+    """What no second attempt changes: a bug, or a TLS handshake that fails, not one that is cut."""
+    cut = ssl.SSLEOFError | ssl.SSLZeroReturnError | ssl.SSLSyscallError
+    return isinstance(cause, RuntimeError | ssl.SSLError) and not isinstance(cause, cut)
