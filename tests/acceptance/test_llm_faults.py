@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,7 @@ on cloud nine\tfixed\tC1\tvery happy\tHe is on cloud nine.\t
 SICK = {0, 1}  # cues of the chunk that things happen to
 CHUNKS = 6
 
+WAIT = retry.FIRST_WAIT
 DONE, FAILED, LATE = State.DONE, State.FAILED, State.TIMED_OUT
 
 
@@ -292,7 +294,7 @@ class Split:
         return (self._sick if sick else self._healthy).call(recipe, chunk)
 
 
-def send_sick_to(url: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def send_sick_to(url: str, patch: pytest.MonkeyPatch) -> list[str]:
     """From now on a run asks about the sick chunk there; the hosts it then connects to."""
     opened, connected = api.open_answerer, []
     connect = Backend.connect_tcp
@@ -311,20 +313,24 @@ def send_sick_to(url: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
             connected.append(host)
         return connect(backend, host, port, *rest, **more)
 
-    monkeypatch.setattr(api, "open_answerer", split)
-    monkeypatch.setattr(Backend, "connect_tcp", count)
+    patch.setattr(api, "open_answerer", split)
+    patch.setattr(Backend, "connect_tcp", count)
     return connected
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_fault_ends_in_its_state_and_costs_no_other_call_a_byte(
-    shelf: Shelf, output: Path, monkeypatch: pytest.MonkeyPatch, row: Row
+    shelf: Shelf, output: Path, row: Row
 ) -> None:
     script = Sick(row.script)
-    with ExitStack() as stack, Server(script=script, latency=0.2, phrasebook=shelf.book) as server:
+    with (
+        ExitStack() as stack,
+        pytest.MonkeyPatch.context() as patch,
+        Server(script=script, latency=0.2, phrasebook=shelf.book) as server,
+    ):
         asked: list[Any] = script.requests
         if row.place:
-            asked = send_sick_to(stack.enter_context(row.place()), monkeypatch)
+            asked = send_sick_to(stack.enter_context(row.place()), patch)
         report = engine.run([shelf.video], shelf.config_for(output, server.url, **row.options))
         healthy = [request for request in server.requests if not SICK.intersection(request.cues)]
     assert len(asked) == row.requests
@@ -349,7 +355,6 @@ def test_fault_ends_in_its_state_and_costs_no_other_call_a_byte(
     assert (lost["index"], lost["state"]) == (0, row.state)
     assert lost["problem"]["code"] == row.code
     assert row.told in lost["problem"]["message"]
-    monkeypatch.undo()
     with Server(phrasebook=shelf.book) as server:
         again = engine.run([shelf.video], shelf.config_for(output, server.url))
         assert again.exit_code == 0
@@ -436,3 +441,23 @@ def test_wait_that_a_server_asks_for_is_waited(shelf: Shelf, output: Path) -> No
         config = shelf.config_for(output, server.url, llm_threads=1)
         assert engine.run([shelf.video], config).exit_code == 0
     assert server.at[1][0] >= 2.0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(420)
+def test_default_times_run_out_on_a_server_that_drips(
+    shelf: Shelf, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """300 s for the call, 120 s for an attempt: two whole ones, and what is left for a third."""
+    monkeypatch.setattr(retry, "FIRST_WAIT", WAIT)  # the real one again
+    script = Sick("drip, ...")
+    with Server(script=script, phrasebook=shelf.book) as server:
+        report = engine.run([shelf.video], shelf.config_for(output, server.url))
+    assert report.exit_code == 1 and report.figures["call_overruns"] == 0
+    (lost,) = analysis(output, "moving", "finds")["failed"]
+    assert (lost["state"], lost["problem"]["code"]) == (LATE, "E_LLM_TIMEOUT")
+    (call,) = [call for call in attempts(output, "call") if call["outcome"] != "done"]
+    assert 299.9 < call["ended"] - call["began"] < 301.5  # the outer guard would come at 302
+    begun = [server.at[request.number][0] for request in script.requests]
+    first, second = (after - before for before, after in pairwise(begun))
+    assert 120 <= first < 122 and 120 <= second < 123  # with the wait after each
