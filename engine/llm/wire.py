@@ -17,6 +17,8 @@ from engine.llm.retry import Failure
 
 MALFORMED_ATTEMPTS = 2
 MAX_SHOWN = 300  # characters of a server's error text in ours
+SECRET = 16  # characters; a shorter key ("EMPTY", "ollama") guards nothing and may be a word
+PART = 12  # characters of a key that are too many to show
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +89,13 @@ def is_too_long(message: str, kind: str) -> bool:
 
 
 def scrub(text: str, key: str = "") -> str:
-    """A server's text in one short line, without what could be a key."""
+    """A server's text in one short line, without what could be a key or a part of ours."""
     text = " ".join(text[:4_000].split())
     if key and key != NO_KEY:
         text = text.replace(key, "[key]")
+        parts = {key[start : start + PART] for start in range(len(key) - PART + 1)}
+        words = (("[key]" if any(p in word for p in parts) else word) for word in text.split(" "))
+        text = " ".join(words)
     text = re.sub(r"(?i)\bbearer\s+\S+", "[key]", text)
     text = re.sub(r"\b(?:sk|pk|key|gsk|xai)-[\w*.\-]{4,}", "[key]", text)
     return text[:MAX_SHOWN]
@@ -126,6 +131,8 @@ def read_reply(content: bytes, key: str = "") -> Answer:
         if reason != "length":
             raise _malformed(errors.EmptyReplyError())
         text = ""  # all tokens went into thinking
+    if len(key) >= SECRET:
+        text = text.replace(key, "[key]")  # answers are kept in files
     usage = body.get("usage")
     counts = usage if isinstance(usage, dict) else {}
     return Answer(
