@@ -326,7 +326,7 @@ def test_fault_ends_in_its_state_and_costs_no_other_call_a_byte(
     with (
         ExitStack() as stack,
         pytest.MonkeyPatch.context() as patch,
-        Server(script=script, latency=0.2, phrasebook=shelf.book) as server,
+        Server(script=script, latency=0.3, phrasebook=shelf.book) as server,
     ):
         asked: list[Any] = script.requests
         if row.place:
