@@ -6,7 +6,7 @@ of their videos. Pure; part of the schedule, which is its only user.
 
 import heapq
 
-from engine.llm.exchanges import Exchange
+from engine.llm.exchanges import Exchange, Sent
 from engine.llm.limits import Limits
 from engine.messages import CallKey
 
@@ -34,10 +34,15 @@ class CallQueue:
     def ended(self, key: CallKey) -> None:
         """A call is over."""
         self.under_way.discard(key)
+        if not self.under_way:
+            self.limits.rest()
 
-    def exchanged(self, exchange: Exchange) -> None:
-        """One exchange of a call is over."""
-        self.limits.ended(exchange, len(self.under_way))
+    def exchanged(self, told: Sent | Exchange) -> None:
+        """One exchange of a call begins, or is over."""
+        if isinstance(told, Sent):
+            self.limits.sent(told)
+        else:
+            self.limits.ended(told, len(self.under_way))
 
     def drop(self, video: int) -> None:
         """Forget the chunks of a video."""

@@ -20,7 +20,7 @@ from engine.analysis.analysts import Analyst, result
 from engine.analysis.recipes import Recipe
 from engine.errors import CallError, CallStopped, CallTimeout, EndpointError, ReelmineError
 from engine.job import Job
-from engine.llm.exchanges import Exchange
+from engine.llm.exchanges import Exchange, Sent
 from engine.llm.pauses import Pauses
 from engine.messages import CallKey
 from engine.pools.threads import CallOutcome, CallPool
@@ -40,7 +40,7 @@ class Answerer:
     analyst: Analyst
     english_only: bool
     stop: Callable[[], None]  # ends all calls under way, soon
-    listen: Callable[[Callable[[Exchange], object]], None]  # who hears of each HTTP exchange
+    listen: Callable[[Callable[[Sent | Exchange], object]], None]  # who hears of each HTTP exchange
     threads: int  # calls at once, at most
     timeout: float  # seconds a call may take
 

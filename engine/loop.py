@@ -29,7 +29,7 @@ from engine.calls import Answerer, Calls
 from engine.config import Config
 from engine.errors import DiskError
 from engine.job import Job
-from engine.llm.exchanges import Exchange
+from engine.llm.exchanges import Exchange, Sent
 from engine.llm.limits import Limits
 from engine.pools.local import Outcome
 from engine.pools.monitor import Sample
@@ -173,7 +173,7 @@ class Loop:
                 assert self.calls is not None
                 self.calls.ended(thing)
                 self._llm_changed()
-            case Exchange():
+            case Sent() | Exchange():
                 self._step(messages.Exchanged(thing))
             case Signalled(number):
                 self._signalled(number)

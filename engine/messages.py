@@ -7,7 +7,7 @@ window, (video, position); videos are numbers. Seconds are spans, never instants
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from engine.llm.exchanges import Exchange
+from engine.llm.exchanges import Exchange, Sent
 from engine.pools.pressure import Pressure
 from engine.records import Problem
 
@@ -139,9 +139,9 @@ class CallEnded:
 
 @dataclass(frozen=True, slots=True)
 class Exchanged:
-    """One HTTP exchange of a call is over."""
+    """One HTTP exchange of a call begins, or is over."""
 
-    exchange: Exchange
+    told: Sent | Exchange
 
 
 @dataclass(frozen=True, slots=True)

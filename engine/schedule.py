@@ -263,8 +263,8 @@ class Schedule:
                 self.calls.add(key, self._rank.get(key[0], 0.0))
             case CallEnded(key):
                 self.calls.ended(key)
-            case Exchanged(exchange):
-                self.calls.exchanged(exchange)
+            case Exchanged(told):
+                self.calls.exchanged(told)
             case Drain():
                 self._draining = True
                 self.calls.hold()

@@ -8,13 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.llm.exchanges import Allowance, Exchange, granted
+from engine.llm.exchanges import Allowance, Exchange, Sent, granted
 from engine.llm.limits import FIRST_TOKENS, Limits
 from engine.llm.pauses import LONGEST, Pauses
 
 
 def fine(began: float, ended: float, **told) -> Exchange:
     return Exchange(began, ended, status=200, **told)
+
+
+def send(limits: Limits, at: float) -> None:
+    limits.begin(at)
+    limits.sent(Sent(at, first=True))
 
 
 def round_of(limits: Limits, began: float, seconds: float = 1.0, status: int = 200) -> None:
@@ -123,15 +128,15 @@ def test_requests_a_minute_are_spread_evenly():
 
 def test_requests_that_follow_in_a_call_are_counted_too():
     limits = Limits(64, 64, rpm=60)
-    limits.begin(0.0)
-    limits.ended(Exchange(1.0, 1.5, first=False, status=500), 1)
-    limits.ended(Exchange(1.5, 2.0, first=False, status=200), 1)
+    send(limits, 0.0)
+    limits.sent(Sent(1.0, first=False))
+    limits.sent(Sent(1.5, first=False))
     assert limits.wait(0, 2.0) == pytest.approx(1.0)  # two seconds' worth for three exchanges
 
 
 def test_tokens_a_minute_follow_what_calls_take():
     limits = Limits(64, 64, tpm=60_000)
-    limits.begin(0.0)
+    send(limits, 0.0)
     assert limits.wait(1, 0.0) == pytest.approx(FIRST_TOKENS / 1_000)  # nothing is known yet
     limits.ended(fine(0.0, 1.0, tokens=200), 1)
     assert limits.wait(0, 1.0) == 0.0
@@ -151,7 +156,7 @@ def test_exchange_that_was_refused_took_no_tokens():
 
 def test_headers_tell_the_rate_and_what_is_left():
     limits = Limits(64, 64)
-    limits.begin(0.0)
+    send(limits, 0.0)
     limits.ended(fine(0.0, 0.0, requests_granted=Allowance(600, 3)), 1)
     for _ in range(3):
         assert limits.wait(0, 0.0) == 0.0
@@ -161,14 +166,25 @@ def test_headers_tell_the_rate_and_what_is_left():
 
 def test_calls_sent_after_the_one_that_tells_are_counted_off():
     limits = Limits(64, 64)
-    limits.begin(0.0)
+    send(limits, 0.0)
     for _ in range(5):
-        limits.begin(0.5)  # the server had not seen these when it counted
+        send(limits, 0.5)  # the server had not seen these when it counted
     limits.ended(fine(0.0, 1.0, requests_granted=Allowance(60, 6)), 6)
     assert limits.wait(5, 1.0) == 0.0  # 6 left, 1 more since, 5 taken
     limits.begin(1.0)
     limits.begin(1.0)
     assert limits.wait(7, 1.0) == pytest.approx(1.0)
+
+
+def test_calls_that_are_not_sent_yet_are_counted_off_until_none_is_under_way():
+    limits = Limits(64, 64)
+    send(limits, 0.0)
+    limits.begin(0.0)  # says nothing to the endpoint after all
+    limits.ended(fine(0.0, 0.0, requests_granted=Allowance(60, 1)), 2)
+    assert limits.wait(0, 0.0) == pytest.approx(1.0)
+    limits.rest()
+    limits.ended(fine(0.0, 0.0, requests_granted=Allowance(60, 1)), 1)
+    assert limits.wait(0, 0.0) == 0.0
 
 
 def test_older_news_does_not_undo_newer():
@@ -213,7 +229,7 @@ def served(limits: Limits, capacity: Callable[[float], float], until: float) -> 
         now += wait
         rate = capacity(now)
         level, checked = min(rate, level + rate * (now - checked)), now
-        limits.begin(now)
+        send(limits, now)
         allowed = level >= 1.0
         level -= allowed
         answered, refused = answered + allowed, refused + (not allowed)
@@ -257,6 +273,7 @@ def test_whatever_a_server_tells_the_wait_is_finite(exchanges: list[Exchange]):
     limits = Limits(8, 64, rpm=100, tpm=10_000)
     for exchange in exchanges:
         limits.begin(exchange.began)
+        limits.sent(Sent(exchange.began, exchange.first))
         limits.ended(exchange, 4)
         assert 1 <= limits.at_once <= 64
         assert 0.0 <= (limits.wait(0, 100.0) or 0.0) < float("inf")

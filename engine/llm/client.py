@@ -26,7 +26,7 @@ from engine import errors
 from engine.llm import retry, wire
 from engine.llm.deadline import DeadlineTransport, Scope, self_check, within
 from engine.llm.endpoint import NO_KEY, host_of
-from engine.llm.exchanges import Exchange, granted
+from engine.llm.exchanges import Exchange, Sent, granted
 
 # Attempts that a reason is worth; 429, 503 and slow replies are worth all that fit in the call.
 CONNECT_ATTEMPTS = 4
@@ -35,6 +35,9 @@ SERVER_ATTEMPTS = 6
 _PASSING = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT)
 
 Refused = (openai.BadRequestError, openai.UnprocessableEntityError)
+
+
+Listener = Callable[[Sent | Exchange], object]
 
 
 class Client:
@@ -55,7 +58,7 @@ class Client:
         self.model = model
         self.call_timeout = call_timeout
         self.attempt_timeout = attempt_timeout
-        self._listener: Callable[[Exchange], object] | None = None
+        self._listener: Listener = _nobody
         self._gate = retry.Gate()
         self._key = api_key or NO_KEY
         self._transport = DeadlineTransport(base_url, connections)
@@ -103,8 +106,8 @@ class Client:
         entries = listed if isinstance(listed, list) else []
         return [str(entry["id"]) for entry in entries if isinstance(entry, dict) and "id" in entry]
 
-    def listen(self, listener: Callable[[Exchange], object]) -> None:
-        """Have every exchange that ends told to `listener`, in the thread that made it."""
+    def listen(self, listener: Listener) -> None:
+        """Have every exchange that begins or ends told to `listener`, in its own thread."""
         self._listener = listener
 
     def stop(self) -> None:
@@ -169,13 +172,14 @@ class Client:
     @contextmanager
     def _reported(self, scope: Scope) -> Iterator["_Report"]:
         """Tell the listener what became of an exchange, whatever that was."""
-        scope.outermost.exchanges += 1
-        report = _Report(time.monotonic(), scope.outermost.exchanges == 1)
+        call = scope.outermost
+        call.exchanges += 1
+        report = _Report(time.monotonic(), call.exchanges == 1)
+        self._listener(Sent(report.began, report.first))
         try:
             yield report
         finally:
-            if self._listener is not None:
-                self._listener(report.exchange(time.monotonic()))
+            self._listener(report.exchange(time.monotonic()))
 
     def _pause(self, seconds: float) -> None:
         if self._stopping.wait(seconds):
@@ -262,6 +266,10 @@ class _Report:
 def _failure(error: errors.CallError, cause: Exception, most: int | None = None) -> retry.Failure:
     error.__cause__ = cause
     return retry.Failure(error, most)
+
+
+def _nobody(told: Sent | Exchange) -> None:
+    """Nobody listens."""
 
 
 def _causes(error: BaseException) -> list[BaseException]:

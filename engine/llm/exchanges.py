@@ -1,6 +1,6 @@
-"""What one HTTP exchange with an endpoint told, beside its answer.
+"""What is known of one HTTP exchange with an endpoint, beside its answer.
 
-In: an exchange that has ended, the headers of its reply. Out: records for `limits.py`, which are
+In: an exchange that begins or has ended, the headers of its reply. Out: records for `limits.py`,
 made in the LLM threads and read by the loop's. Pure; whatever a server sends, nothing is raised.
 """
 
@@ -18,12 +18,20 @@ class Allowance:
 
 
 @dataclass(frozen=True, slots=True)
+class Sent:
+    """An HTTP exchange begins."""
+
+    at: float  # monotonic
+    first: bool  # of its call; the others are retries, repairs and second halves
+
+
+@dataclass(frozen=True, slots=True)
 class Exchange:
     """One HTTP exchange that has ended; instants are monotonic, `None` is what nobody told."""
 
     began: float
     ended: float
-    first: bool = True  # of its call; the others are retries, repairs and second halves
+    first: bool = True  # of its call
     status: int | None = None  # None: there was no reply
     timed_out: bool = False
     asked: float | None = None  # seconds to wait, by Retry-After

@@ -23,7 +23,7 @@ from collections import deque
 from dataclasses import dataclass
 from math import sqrt
 
-from engine.llm.exchanges import Allowance, Exchange
+from engine.llm.exchanges import Allowance, Exchange, Sent
 
 BACK_OFF = 0.9
 BUSY = 1.5  # times as long as the best round
@@ -72,8 +72,22 @@ class Limits:
 
     def begin(self, now: float) -> None:
         """A call begins: its first exchange is counted before it is sent."""
-        self._requests.take(1.0, now)
-        self._tokens.take(self._usual.mean, now)
+        self._requests.plan(1.0, now)
+        self._tokens.plan(self._usual.mean, now)
+
+    def sent(self, sent: Sent) -> None:
+        """An exchange is on its way."""
+        if sent.first:
+            self._requests.planned_went(sent.at)
+            self._tokens.planned_went(sent.at)
+        else:
+            self._requests.take(1.0, sent.at)
+            self._tokens.take(self._usual.mean, sent.at)
+
+    def rest(self) -> None:
+        """No call is under way: what was planned and never sent, never will be."""
+        self._requests.forget_planned()
+        self._tokens.forget_planned()
 
     def ended(self, exchange: Exchange, under_way: int) -> None:
         """An exchange has ended; ``under_way``: calls, its own among them."""
@@ -87,18 +101,13 @@ class Limits:
             self._grow(exchange, under_way)
 
     def _count(self, exchange: Exchange) -> None:
-        """Set right what was counted when the call began."""
-        refused = exchange.status is not None and exchange.status >= 400
-        took = (
-            exchange.tokens if exchange.tokens is not None else 0.0 if refused else self._usual.mean
-        )
-        if exchange.first:
-            took -= self._usual.mean  # what `begin` has taken
-        else:
-            self._requests.take(1.0, exchange.began)
-        self._tokens.take(took, exchange.began)
+        """Set right what was counted when it was sent."""
+        usual = self._usual.mean
         if exchange.tokens is not None:
+            self._tokens.take(exchange.tokens - usual, exchange.began)
             self._usual.learn(exchange.tokens)
+        elif exchange.status is not None and exchange.status >= 400:
+            self._tokens.take(-usual, exchange.began)
         self._requests.told(exchange.requests_granted, exchange)
         self._tokens.told(exchange.tokens_granted, exchange)
 
@@ -175,7 +184,8 @@ class _Buckets:
         self._own = None if per_minute is None else _Bucket(per_minute / 60.0, per_minute / 60.0)
         self._told: _Bucket | None = None
         self._told_at = float("-inf")  # when the exchange began that told last
-        self._taken: deque[tuple[float, float]] = deque()  # (instant, amount) since then
+        self._taken: list[tuple[float, float]] = []  # (instant, amount) since then
+        self._planned: deque[float] = deque()  # amounts that are not sent yet
 
     def wait(self, amount: float, now: float) -> float:
         """Seconds until there is so much."""
@@ -186,27 +196,43 @@ class _Buckets:
         """The same by what the server tells alone."""
         return self._told.wait(amount, now) if self._told else 0.0
 
+    def plan(self, amount: float, now: float) -> None:
+        """Count what is about to be sent."""
+        self._lower(amount, now)
+        self._planned.append(amount)
+
+    def planned_went(self, at: float) -> None:
+        """The oldest of it is sent."""
+        if self._planned:
+            self._taken.append((at, self._planned.popleft()))
+
+    def forget_planned(self) -> None:
+        """None of it will be sent any more."""
+        self._planned.clear()
+
     def take(self, amount: float, at: float) -> None:
-        """Count it; a bucket may go below empty."""
+        """Count what was sent then, or a correction of it."""
+        self._lower(amount, at)
+        self._taken.append((at, amount))
+
+    def _lower(self, amount: float, at: float) -> None:
         for bucket in (self._own, self._told):
             if bucket:
                 bucket.refill(at)
-                bucket.level -= amount
-        self._taken.append((at, amount))
+                bucket.level -= amount  # it may go below empty
 
     def told(self, allowance: Allowance | None, exchange: Exchange) -> None:
         """What was left when the exchange began, less what was taken since."""
         if allowance is None or exchange.began < self._told_at:
             return
         self._told_at = exchange.began
-        while self._taken and self._taken[0][0] <= exchange.began:
-            self._taken.popleft()
+        self._taken = [entry for entry in self._taken if entry[0] > exchange.began]
         rate = allowance.per_minute / 60.0
         held = self._told.holds / self._told.rate * rate if self._told else 0.0
         bucket = _Bucket(rate, max(held, allowance.left + 1.0), exchange.began)
         bucket.level = allowance.left
         bucket.refill(exchange.ended)
-        bucket.level -= sum(amount for _, amount in self._taken)
+        bucket.level -= sum(amount for _, amount in self._taken) + sum(self._planned)
         self._told = bucket
 
 
