@@ -21,6 +21,7 @@ from engine.analysis.recipes import Recipe
 from engine.errors import CallError, CallStopped, CallTimeout, EndpointError, ReelmineError
 from engine.job import Job
 from engine.llm.exchanges import Exchange, Sent
+from engine.llm.limits import Limits
 from engine.llm.pauses import Pauses
 from engine.messages import CallKey
 from engine.pools.threads import CallOutcome, CallPool
@@ -69,6 +70,8 @@ class Calls:
         self._tell = tell
         self._pool = CallPool(answerer.threads, answerer.timeout, queue)
         self._open: dict[CallKey, tuple[Recipe, Chunk]] = {}
+        self._ready: dict[CallKey, float] = {}  # when a chunk began to wait, monotonic
+        self._waits: list[float] = []  # seconds
         self._refused = 0
         self._pauses = Pauses()
         answerer.listen(queue.put)
@@ -86,12 +89,15 @@ class Calls:
             return
         key = number, recipe, chunk.index
         self._open[key] = asked, chunk
+        self._ready[key] = time.monotonic()
         self._step(messages.ChunkReady(key))
 
     def start(self, key: CallKey) -> None:
         """The schedule gives this chunk a thread."""
         number, recipe, index = key
         (asked, chunk), analyst = self._open[key], self._answerer.analyst
+        if key in self._ready:  # else it was postponed: that wait is the endpoint's
+            self._waits.append(time.monotonic() - self._ready.pop(key))
         self._tell(events.CallStarted(self._jobs[number].video, recipe, index))
         self._pool.submit(key, lambda: analyst.call(asked, chunk))
 
@@ -115,6 +121,16 @@ class Calls:
     def overruns(self) -> int:
         """Calls given up from outside; the target is 0."""
         return self._pool.overruns
+
+    @property
+    def waited(self) -> float | None:
+        """Seconds that a chunk waited for its call, in the mean; None: there was no call."""
+        return sum(self._waits) / len(self._waits) if self._waits else None
+
+    @property
+    def limits(self) -> Limits:
+        """What the endpoint bears, as far as it is known."""
+        return self._schedule.calls.limits
 
     def close(self, *, stop: bool) -> None:
         """End the threads; replies that come in meanwhile are paid for and kept."""

@@ -75,6 +75,8 @@ def test_limit_in_the_headers_is_kept_to_and_costs_no_chunk(
     assert results(output) == unhurried
     assert answered > 60
     assert refused <= 3
+    assert report.figures["requests_refused"] == refused
+    assert report.figures["call_wait_seconds"] > 0
 
 
 def test_limit_of_the_users_own_is_kept_to_where_the_server_says_nothing(
@@ -160,3 +162,4 @@ def test_without_a_number_calls_grow_as_the_endpoint_bears_them(
         report, _ = analyse(eight, output, remarks, server)
         assert 8 < server.most_at_once <= 64
     assert report.exit_code == 0
+    assert report.figures["calls_at_once"] > 8
