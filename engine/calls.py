@@ -71,7 +71,7 @@ class Calls:
         self._pool = CallPool(answerer.threads, answerer.timeout, queue)
         self._open: dict[CallKey, tuple[Recipe, Chunk]] = {}
         self._ready: dict[CallKey, float] = {}  # when a chunk began to wait, monotonic
-        self._waits: list[float] = []  # seconds
+        self._waits = (0, 0.0)  # calls, seconds that their chunks waited
         self._refused = 0
         self._pauses = Pauses()
         answerer.listen(queue.put)
@@ -97,7 +97,8 @@ class Calls:
         number, recipe, index = key
         (asked, chunk), analyst = self._open[key], self._answerer.analyst
         if key in self._ready:  # else it was postponed: that wait is the endpoint's
-            self._waits.append(time.monotonic() - self._ready.pop(key))
+            count, seconds = self._waits
+            self._waits = count + 1, seconds + time.monotonic() - self._ready.pop(key)
         self._tell(events.CallStarted(self._jobs[number].video, recipe, index))
         self._pool.submit(key, lambda: analyst.call(asked, chunk))
 
@@ -125,7 +126,8 @@ class Calls:
     @property
     def waited(self) -> float | None:
         """Seconds that a chunk waited for its call, in the mean; None: there was no call."""
-        return sum(self._waits) / len(self._waits) if self._waits else None
+        count, seconds = self._waits
+        return seconds / count if count else None
 
     @property
     def limits(self) -> Limits:

@@ -31,6 +31,7 @@ ROUND = 8  # replies that a round has at least, so that its mean says something
 FIRST_TOKENS = 1_000.0  # a chunk of 300 words with its instructions and answer, before any is known
 LEARNING = 0.1  # weight of the newest exchange in what one usually takes
 MARGIN = 2.5  # standard deviations that a call may take more
+OVERTAKEN = 0.05  # seconds; what was sent so shortly before may have come to the server after
 ROUNDING = 1.0  # seconds; Retry-After comes in whole ones
 
 _OVERLOADED = (429, 503)
@@ -184,7 +185,8 @@ class _Buckets:
         self._own = None if per_minute is None else _Bucket(per_minute / 60.0, per_minute / 60.0)
         self._told: _Bucket | None = None
         self._told_at = float("-inf")  # when the exchange began that told last
-        self._taken: list[tuple[float, float]] = []  # (instant, amount) since then
+        # (instant, amount) since then; more than can be under way, where nobody ever tells
+        self._taken: deque[tuple[float, float]] = deque(maxlen=1_024)
         self._planned: deque[float] = deque()  # amounts that are not sent yet
 
     def wait(self, amount: float, now: float) -> float:
@@ -222,17 +224,20 @@ class _Buckets:
                 bucket.level -= amount  # it may go below empty
 
     def told(self, allowance: Allowance | None, exchange: Exchange) -> None:
-        """What was left when the exchange began, less what was taken since."""
+        """What was left when the exchange came to the server, less what was taken since."""
         if allowance is None or exchange.began < self._told_at:
             return
         self._told_at = exchange.began
-        self._taken = [entry for entry in self._taken if entry[0] > exchange.began]
+        since = exchange.began - OVERTAKEN
+        kept = [entry for entry in self._taken if entry[0] > since]
+        self._taken = deque(kept, self._taken.maxlen)
         rate = allowance.per_minute / 60.0
         held = self._told.holds / self._told.rate * rate if self._told else 0.0
         bucket = _Bucket(rate, max(held, allowance.left + 1.0), exchange.began)
         bucket.level = allowance.left
         bucket.refill(exchange.ended)
-        bucket.level -= sum(amount for _, amount in self._taken) + sum(self._planned)
+        others = (amount for at, amount in self._taken if at != exchange.began)
+        bucket.level -= sum(others) + sum(self._planned)
         self._told = bucket
 
 
