@@ -129,13 +129,15 @@ def open_answerer(prepared: Prepared, config: Config, stack: ExitStack) -> Answe
     """Who answers, ready to be called; a client closes with the stack."""
     if not prepared.recipes:
         return None
-    threads = prepared.sizing.llm_threads
+    threads = prepared.sizing.llm_cap
     if prepared.endpoint is None:
         book = PhrasebookAnalyst.bundled()
-        return Answerer(book, True, lambda: None, threads, config.call_timeout)
+        return Answerer(book, True, lambda: None, lambda _: None, threads, config.call_timeout)
     client = open_client(prepared.endpoint, config, threads)
     stack.callback(client.close)
-    return Answerer(LlmAnalyst(client), False, client.stop, threads, config.call_timeout)
+    return Answerer(
+        LlmAnalyst(client), False, client.stop, client.listen, threads, config.call_timeout
+    )
 
 
 def device_kind(config: Config, hardware: Hardware) -> str:

@@ -13,9 +13,9 @@ import random
 import ssl
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Any
 
@@ -26,6 +26,7 @@ from engine import errors
 from engine.llm import retry, wire
 from engine.llm.deadline import DeadlineTransport, Scope, self_check, within
 from engine.llm.endpoint import NO_KEY, host_of
+from engine.llm.exchanges import Exchange, Sent, granted
 
 # Attempts that a reason is worth; 429, 503 and slow replies are worth all that fit in the call.
 CONNECT_ATTEMPTS = 4
@@ -34,6 +35,9 @@ SERVER_ATTEMPTS = 6
 _PASSING = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT)
 
 Refused = (openai.BadRequestError, openai.UnprocessableEntityError)
+
+
+Listener = Callable[[Sent | Exchange], object]
 
 
 class Client:
@@ -54,6 +58,8 @@ class Client:
         self.model = model
         self.call_timeout = call_timeout
         self.attempt_timeout = attempt_timeout
+        self._listener: Listener = _nobody
+        self._gate = retry.Gate()
         self._key = api_key or NO_KEY
         self._transport = DeadlineTransport(base_url, connections)
         http = httpx2.Client(transport=self._transport, trust_env=False, follow_redirects=False)
@@ -83,6 +89,7 @@ class Client:
                 left=lambda: scope.left,
                 pause=self._pause,
                 draw=random.random,
+                gate=self._gate,
             )
         return replace(answer, attempts=attempts)
 
@@ -98,6 +105,10 @@ class Client:
                 raise failure.error from None
         entries = listed if isinstance(listed, list) else []
         return [str(entry["id"]) for entry in entries if isinstance(entry, dict) and "id" in entry]
+
+    def listen(self, listener: Listener) -> None:
+        """Have every exchange that begins or ends told to `listener`, in its own thread."""
+        self._listener = listener
 
     def stop(self) -> None:
         """End the calls under way with CallStopped, now; any thread may call it."""
@@ -135,7 +146,7 @@ class Client:
             style = self._style  # one reference, read at once: needs no lock
             request = wire.request_body(style, self.model, messages, schema, max_tokens)
             try:
-                return wire.read_reply(self._exchange(request), self._key)
+                return self._exchange(request)
             except Refused as error:
                 told = wire.told(error.body, error.response.text)
                 adapted = wire.adapt(style, *told)
@@ -145,16 +156,30 @@ class Client:
                 if self._style == style:  # else another thread has learned it meanwhile
                     self._style = adapted
 
-    def _exchange(self, request: Mapping[str, Any]) -> bytes:
-        """The body of a 200; Refused, Failure or CallError for all else."""
-        with within(self.attempt_timeout) as scope:
+    def _exchange(self, request: Mapping[str, Any]) -> wire.Answer:
+        """The answer in a 200; Refused, Failure or CallError for all else."""
+        with within(self.attempt_timeout) as scope, self._reported(scope) as report:
             try:
-                reply = self._openai.chat.completions.with_raw_response.create(**request)
-            except Refused:
-                raise
+                report.reply = self._openai.chat.completions.with_raw_response.create(**request)
             except openai.OpenAIError as error:
+                report.error = error
+                if isinstance(error, Refused):
+                    raise
                 raise self._failure(error, scope) from None
-        return reply.content
+            report.answer = wire.read_reply(report.reply.content, self._key)
+            return report.answer
+
+    @contextmanager
+    def _reported(self, scope: Scope) -> Iterator["_Report"]:
+        """Tell the listener what became of an exchange, whatever that was."""
+        call = scope.outermost
+        call.exchanges += 1
+        report = _Report(time.monotonic(), call.exchanges == 1)
+        self._listener(Sent(report.began, report.first))
+        try:
+            yield report
+        finally:
+            self._listener(report.exchange(time.monotonic()))
 
     def _pause(self, seconds: float) -> None:
         if self._stopping.wait(seconds):
@@ -213,9 +238,41 @@ class Client:
         return errors.StatusError(told)
 
 
+@dataclass(slots=True)
+class _Report:
+    """What is known of an exchange so far."""
+
+    began: float
+    first: bool
+    reply: Any = None  # the library's raw response
+    error: openai.OpenAIError | None = None
+    answer: wire.Answer | None = None
+
+    def exchange(self, ended: float) -> Exchange:
+        error, reply = self.error, self.reply
+        if isinstance(error, openai.APIStatusError):
+            reply = error.response
+        headers: Mapping[str, str] = {} if reply is None else reply.headers
+        return Exchange(
+            self.began,
+            ended,
+            self.first,
+            None if reply is None else reply.status_code,
+            isinstance(error, openai.APITimeoutError),
+            retry.retry_after(headers, time.time()),
+            self.answer.tokens if self.answer else None,
+            granted(headers, "requests"),
+            granted(headers, "tokens"),
+        )
+
+
 def _failure(error: errors.CallError, cause: Exception, most: int | None = None) -> retry.Failure:
     error.__cause__ = cause
     return retry.Failure(error, most)
+
+
+def _nobody(told: Sent | Exchange) -> None:
+    """Nobody listens."""
 
 
 def _causes(error: BaseException) -> list[BaseException]:

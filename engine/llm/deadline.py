@@ -45,11 +45,17 @@ class Scope:
     received: int = 0  # bytes
     steps: int = 0  # times that the backend was asked
     oversize: bool = False
+    exchanges: int = 0  # counted by the client, in the outermost scope
 
     @property
     def left(self) -> float:
         """Seconds until the deadline; negative after it."""
         return self.deadline - time.monotonic()
+
+    @property
+    def outermost(self) -> "Scope":
+        """The scope of the whole call."""
+        return self if self.outer is None else self.outer.outermost
 
 
 class _Current(threading.local):
