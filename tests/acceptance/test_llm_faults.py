@@ -421,7 +421,7 @@ def test_wait_that_does_not_fit_in_the_call_is_not_begun() -> None:
     cue = Segment(0, 0, 0.0, 1.0, TEXTS[0], (), 0.0, 0.0, 1.0, 0.0)
     with Server(script="429:500, ...") as server, closing(Client(server.url, None, "m")) as client:
         with pytest.raises(errors.RateError):
-            LlmAnalyst(client).call(recipes.load("expressions"), Chunk(0, (), (cue,)))
+            LlmAnalyst(client).call(recipes.load("summary"), Chunk(0, (), (cue,)))
         assert len(server.requests) == 1
 
 
@@ -432,7 +432,7 @@ def test_server_that_never_gets_ready_is_asked_until_the_call_is_over() -> None:
     with Server(script="503-html, ...", latency=0.05) as server:
         client = Client(server.url, None, "m", call_timeout=1.0)
         with closing(client), over:
-            LlmAnalyst(client).call(recipes.load("expressions"), Chunk(0, (), (cue,)))
+            LlmAnalyst(client).call(recipes.load("summary"), Chunk(0, (), (cue,)))
         assert 3 < len(server.requests) <= 20
 
 
