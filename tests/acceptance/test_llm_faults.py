@@ -141,8 +141,8 @@ def nowhere() -> Iterator[str]:
     yield "http://nowhere.invalid/v1"
 
 
-AGAIN = {"attempt_timeout": 2.0}
-SOON = {"call_timeout": 3.0}
+AGAIN = {"attempt_timeout": 3.0}
+SOON = {"call_timeout": 4.0}
 ROWS = [
     # nobody there
     Row("refused", "", FAILED, "E_LLM_CONNECT", CONNECT_ATTEMPTS, refusing, "refused"),
@@ -430,7 +430,7 @@ def test_server_that_never_gets_ready_is_asked_until_the_call_is_over() -> None:
     cue = Segment(0, 0, 0.0, 1.0, TEXTS[0], (), 0.0, 0.0, 1.0, 0.0)
     over = pytest.raises((errors.StatusError, errors.CallTimeout))
     with Server(script="503-html, ...", latency=0.05) as server:
-        client = Client(server.url, None, "m", call_timeout=1.0)
+        client = Client(server.url, None, "m", call_timeout=3.0)
         with closing(client), over:
             LlmAnalyst(client).call(recipes.load("summary"), Chunk(0, (), (cue,)))
         assert 3 < len(server.requests) <= 20
