@@ -16,9 +16,11 @@ from queue import SimpleQueue
 from typing import Any
 
 from engine import events
+from engine.analysis.analysts import PhrasebookAnalyst
 from engine.batches import MARKER, SpeechSetup
 from engine.config import Config, checked
 from engine.errors import EXIT_INCOMPLETE, DiskError, ReelmineError, UnguardedError
+from engine.forecast import Forecast, forecast
 from engine.loop import Loop, Setup, Signalled
 from engine.output.results import read_result_json
 from engine.pools import worker
@@ -45,6 +47,7 @@ from engine.speech.encoders import Encoder
 from engine.speech.models import ResolvedModel, catalogue, resolve
 from engine.store import fitted
 from engine.store.files import ScratchFolder, write_atomic
+from engine.store.recording import write_recording
 
 OnEvent = Callable[[events.Event], None]
 Paths = Sequence[str | os.PathLike[str]]
@@ -120,6 +123,7 @@ class Plan:
     analysts: tuple[tuple[str, str, tuple[str, ...]], ...]  # recipe, who answers, hosts
     audio_seconds: float | None  # of the videos without a transcript; None: not all say
     quality: str  # what happens to doubtful text, a sentence
+    forecast: Forecast | None  # None: nobody is asked who could be paid
 
 
 def plan(paths: Paths, config: Config | None = None) -> Plan:
@@ -127,7 +131,9 @@ def plan(paths: Paths, config: Config | None = None) -> Plan:
     config = checked(config or Config())
     with ExitStack() as stack:
         ready = prepare(paths, config, stack, look=True)
+        who = ready.answering
         todo = [job.video.path for job in ready.jobs.values() if job.transcript is None]
+        lengths = _audio_seconds(todo, config)
         return Plan(
             ready.found.videos,
             len(ready.done),
@@ -138,9 +144,10 @@ def plan(paths: Paths, config: Config | None = None) -> Plan:
             ready.encoder,
             ready.sizing,
             (*ready.hardware.notes, *ready.sizing.left_out),
-            tuple((recipe.name, ready.answers, ready.hosts) for recipe in ready.recipes),
-            _audio_seconds(todo, config),
+            tuple((recipe.name, who.shown, who.hosts) for recipe in who.recipes),
+            None if None in lengths else sum(filter(None, lengths)),
             _quality(config),
+            forecast(ready, lengths),
         )
 
 
@@ -195,7 +202,7 @@ def _run(paths: Paths, config: Config, tell: OnEvent, stop: _Stop) -> RunReport:
                 loop.run()
             loop.unfinished()
             _remember(ready, loop, config, tell)
-        trouble = _write_table(ready)
+        trouble = (*_write_table(ready), *_write_recording(ready, config, tell))
         report = report_of(ready, loop, results, time.monotonic() - began, trouble)
         report = _write_report(config.output, report)
         ready.ledger.end_run(report.exit_code)
@@ -208,6 +215,25 @@ def _write_table(ready: Prepared) -> tuple[Problem, ...]:
         ready.shelf.write_table(ready.found.videos, changed=bool(ready.jobs))
     except DiskError as error:
         return (error.problem,)
+    return ()
+
+
+def _write_recording(ready: Prepared, config: Config, tell: OnEvent) -> tuple[Problem, ...]:
+    """For ``--record``: what the ledger holds of language models, in one file."""
+    if config.record is None:
+        return ()
+    replies = (r for r in ready.ledger.replies() if r.model != PhrasebookAnalyst.name)
+    try:
+        write_recording(config.record, replies)
+    except DiskError as error:
+        return (error.problem,)
+    if left_out := ready.ledger.unnamed_replies:
+        tell(
+            events.Notice(
+                f"{left_out} replies in {config.output} are older than --record and say not which "
+                "model gave them: they are not in the recording."
+            )
+        )
     return ()
 
 
@@ -312,18 +338,16 @@ def _quality(config: Config) -> str:
     return "text that fails a quality gate is decoded again, and marked if it still fails."
 
 
-def _audio_seconds(paths: Sequence[str], config: Config) -> float | None:
-    """Seconds of audio as the containers declare them; None if one does not say."""
+def _audio_seconds(paths: Sequence[str], config: Config) -> list[float | None]:
+    """Seconds of audio as the containers declare them, of those that can be read; None: unknown."""
     if not paths:
-        return 0.0
+        return []
     with ScratchFolder(config.scratch) as scratch:
         try:
             found = call_once(environment(scratch.path, 1, None), worker.probe, tuple(paths))
         except BrokenExecutor:  # a container crashed the reader; a run finds out which
-            return None
-    lengths = [probe.duration for probe in found if isinstance(probe, Probe)]
-    known = [length for length in lengths if length is not None]
-    return sum(known) if len(known) == len(lengths) else None
+            return [None] * len(paths)
+    return [probe.duration for probe in found if isinstance(probe, Probe)]
 
 
 def _check_slot(

@@ -19,9 +19,10 @@ from engine.analysis.analysts import Analyst, result
 from engine.analysis.recipes import Recipe
 from engine.errors import CallStopped, CallTimeout, EndpointError, ReelmineError
 from engine.job import Job
+from engine.llm.budget import Budget
 from engine.messages import CallKey
 from engine.pools.threads import CallOutcome, CallPool
-from engine.records import Chunk, ChunkResult, Problem, Reply, State
+from engine.records import Chunk, ChunkResult, Problem, Reply, Spent, State
 from engine.store.ledger import Ledger
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ class Answerer:
     stop: Callable[[], None]  # ends all calls under way, soon
     threads: int
     timeout: float  # seconds a call may take
+    budget: Budget | None = None  # None: nothing is spent
 
 
 class Calls:
@@ -65,6 +67,7 @@ class Calls:
         self._pool = CallPool(answerer.threads, answerer.timeout, queue)
         self._open: dict[CallKey, tuple[Recipe, Chunk]] = {}
         self._refused = 0
+        self._spent = answerer.budget.own if answerer.budget else Spent()  # as the ledger has it
 
     def ask(self, number: int, recipe: str, chunk: Chunk) -> None:
         """A new chunk: a reply paid for before, or it waits for a call."""
@@ -119,6 +122,15 @@ class Calls:
                 late = self._queue.get_nowait()
                 if isinstance(late, CallOutcome) and late.reply and late.key in self._open:
                     self._keep(*self._open[late.key], late.reply)
+        self.record_spending()
+
+    def record_spending(self) -> None:
+        """What the calls have spent so far goes to the ledger; those under way at their most."""
+        budget = self._answerer.budget
+        spent = budget.own if budget else self._spent
+        if budget is not None and spent != self._spent:
+            self._spent = spent
+            self._ledger.save_spent(budget.model, spent)
 
     def _end(
         self, key: CallKey, reply: Reply | None, error: BaseException | None, began: float
@@ -146,7 +158,8 @@ class Calls:
         self._tell(events.CallFinished(job.video, recipe, index, outcome.state))
 
     def _keep(self, asked: Recipe, chunk: Chunk, reply: Reply) -> ChunkResult:
-        self._ledger.add_reply(self._answerer.analyst.key(asked, chunk), reply)
+        analyst = self._answerer.analyst
+        self._ledger.add_reply(analyst.key(asked, chunk), reply, analyst.name, asked.name)
         return result(asked, chunk, reply)
 
     def _endpoint_trouble(self, error: BaseException) -> None:

@@ -226,6 +226,16 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
+class Recorded:
+    """A reply with the question it answers."""
+
+    key: str  # digest of model, question and recipe
+    model: str
+    recipe: str
+    reply: Reply
+
+
+@dataclass(frozen=True, slots=True)
 class Spent:
     """What HTTP exchanges with one model took; what nobody counted is in it at its most."""
 

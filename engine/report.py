@@ -4,16 +4,17 @@ The exit code tells the truth: 0 only if everything asked for is there. Pure.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from engine import floor
 from engine.errors import EXIT_DONE, EXIT_INCOMPLETE, EXIT_TRY_AGAIN
+from engine.llm.budget import Budget, total
 from engine.loop import Loop
 from engine.pools.hardware import Hardware
 from engine.pools.sizing import Sizing
-from engine.records import Problem, RunReport, State, VideoResult
+from engine.records import Problem, RunReport, Spent, State, VideoResult
 from engine.setup import Prepared
 from engine.usage import Usage
 
@@ -115,7 +116,14 @@ def _figures(
         "memory_steps": loop.batches.shortage.steps if loop else [],
         **_usage(prepared, loop),
         "call_overruns": loop.calls.overruns if loop and loop.calls else 0,
+        "llm_run": _spending(prepared.budget, prepared.budget.run),
+        "llm_folder": _spending(prepared.budget, prepared.budget.folder),
     }
+
+
+def _spending(budget: Budget, spent: Mapping[str, Spent]) -> dict[str, float | None]:
+    """What exchanges with language models took; a cost of None is not known."""
+    return {**asdict(total(spent)), "cost": budget.cost(spent)}
 
 
 def _usage(prepared: Prepared, loop: Loop | None) -> dict[str, float | None]:

@@ -39,9 +39,9 @@ from pathlib import Path
 from engine.records import Reply
 from engine.store.ledger import Ledger
 ledger = Ledger(Path(sys.argv[1]))
-ledger.add_reply("kept", Reply("[]"))
+ledger.add_reply("kept", Reply("[]"), "m", "summary")
 ledger.commit()
-ledger.add_reply("lost", Reply("[]"))
+ledger.add_reply("lost", Reply("[]"), "m", "summary")
 print("ready", flush=True)
 sys.stdin.read()
 """

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
 
 from engine.config import Config
 from engine.errors import BudgetError, CallStopped, CallTimeout, UsageError
@@ -119,6 +120,11 @@ class Budget:
         """The same with what was spent before."""
         return _sum(self._before, self.run)
 
+    @property
+    def own(self) -> Spent:
+        """What the folder has spent with this run's model."""
+        return self.folder.get(self.model, Spent())
+
     def cost(self, spent: Mapping[str, Spent]) -> float | None:
         """At the user's prices; None if one of them is not known."""
         return cost(spent, self.prices)
@@ -186,9 +192,15 @@ def open_budget(config: Config, model: str | None, before: Mapping[str, Spent]) 
     return Budget(model, before, prices, config.max_tokens_total, config.max_cost)
 
 
+def total(spent: Mapping[str, Spent]) -> Spent:
+    """All models together."""
+    return reduce(plus, spent.values(), Spent())
+
+
 def tokens(spent: Mapping[str, Spent]) -> int:
     """Of prompts and answers, all models together."""
-    return sum(took.prompt_tokens + took.completion_tokens for took in spent.values())
+    everything = total(spent)
+    return everything.prompt_tokens + everything.completion_tokens
 
 
 def plus(first: Spent, second: Spent, times: int = 1) -> Spent:

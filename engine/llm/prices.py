@@ -13,6 +13,7 @@ import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,8 @@ def cost(spent: Mapping[str, Spent], prices: Prices) -> float | None:
 
 
 def money(amount: float) -> str:
-    """An amount as people read it, whatever the currency: 12.35, 0.001235."""
-    return f"{amount:,.2f}" if amount >= 10 else f"{amount:.4g}"
+    """An amount as people read it, whatever the currency: 12.35, 0.00124."""
+    return f"{amount:,.2f}" if amount >= 10 else f"{Decimal(f'{amount:.3g}'):f}"
 
 
 def _price(where: str, entry: Any) -> Price:
