@@ -95,8 +95,8 @@ def test_ledger_from_before_replies_had_a_name_goes_on(tmp_path):
         old.execute("CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID")
         old.execute("INSERT INTO meta VALUES ('version', '1')")
         old.execute(
-            "CREATE TABLE replies (key TEXT PRIMARY KEY, reply TEXT NOT NULL, created REAL NOT NULL)"
-            " WITHOUT ROWID"
+            "CREATE TABLE replies (key TEXT PRIMARY KEY, reply TEXT NOT NULL,"
+            " created REAL NOT NULL) WITHOUT ROWID"
         )
         reply = json.dumps(asdict(Reply("[]")))
         old.execute("INSERT INTO replies VALUES ('old', ?, 1.0)", (reply,))

@@ -77,7 +77,13 @@ def test_cost_without_a_price_is_unknown_unless_nothing_was_asked() -> None:
 
 @pytest.mark.parametrize(
     ("amount", "shown"),
-    [(0.0, "0"), (0.0000903, "0.0000903"), (1.2345, "1.23"), (12.345, "12.35"), (4321.0, "4,321.00")],
+    [
+        (0.0, "0"),
+        (0.0000903, "0.0000903"),
+        (1.2345, "1.23"),
+        (12.345, "12.35"),
+        (4321.0, "4,321.00"),
+    ],
 )
 def test_amounts_are_readable_however_small(amount: float, shown: str) -> None:
     assert money(amount) == shown

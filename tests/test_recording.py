@@ -60,9 +60,7 @@ def test_a_recording_of_nothing_answers_nothing(tmp_path: Path) -> None:
         ("o", "has replies of m, n, none of --llm-model o."),
     ],
 )
-def test_model_that_is_not_clear_is_asked_for(
-    tmp_path: Path, model: str | None, said: str
-) -> None:
+def test_model_that_is_not_clear_is_asked_for(tmp_path: Path, model: str | None, said: str) -> None:
     write_recording(tmp_path / "two", REPLIES)
     with pytest.raises(UsageError, match=said):
         read_recording(tmp_path / "two", model)
