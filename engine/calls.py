@@ -1,8 +1,9 @@
 """The LLM side of a run: chunks go out as calls, results go back to their jobs.
 
 A chunk whose reply was paid for before is answered from the ledger at once. A failed call is a
-state of its chunk, never an empty list. When the endpoint is of no use (a wrong key, nobody there),
-no further call is made and every open chunk gets that reason: transcription goes on.
+state of its chunk, never an empty list. When the endpoint is of no use (a wrong key, nobody there)
+or the budget leaves no room, no further call is made and every open chunk gets that reason:
+transcription goes on.
 
 Owner: the loop's thread, except for the analyst's ``call``, which runs in the LLM threads.
 """
@@ -72,13 +73,13 @@ class Calls:
     def ask(self, number: int, recipe: str, chunk: Chunk) -> None:
         """A new chunk: a reply paid for before, or it waits for a call."""
         job = self._jobs[number]
-        if self.endpoint is not None:
-            self._give_up(number, recipe, chunk.index)
-            return
         asked = job.questions[recipe].recipe
         known = self._ledger.reply(self._answerer.analyst.key(asked, chunk))
         if known is not None:
             job.add_chunk(recipe, result(asked, chunk, known))
+            return
+        if self.endpoint is not None:
+            self._give_up(number, recipe, chunk.index)
             return
         key = number, recipe, chunk.index
         self._open[key] = asked, chunk

@@ -70,7 +70,7 @@ class Ledger:
             self._db = self._open(path)
             self.notice = (
                 f"The ledger was damaged; it is rebuilt from the result files ({aside.name} keeps "
-                "the old one)."
+                "the old one), and what calls spent before no longer counts."
             )
 
     @staticmethod

@@ -119,6 +119,7 @@ def test_limit_stops_the_calls_keeps_the_rest_and_goes_on_when_it_is_raised(
         again = ask(server, "--max-tokens-total", 5_000, *options)  # nothing is spent twice
         assert again.returncode == 1
         assert len(server.requests) == first
+        assert failed(output) == lost  # and what was paid for is still there
 
         raised = ask(server, "--max-tokens-total", 10**9, *options)
         assert raised.returncode == 0, raised.stdout + raised.stderr
