@@ -9,6 +9,7 @@ Owner: the loop's thread, except for the analyst's ``call``, which runs in the L
 """
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,13 +19,17 @@ from typing import Any
 from engine import events, messages, schedule
 from engine.analysis.analysts import Analyst, result
 from engine.analysis.recipes import Recipe
-from engine.errors import CallStopped, CallTimeout, EndpointError, ReelmineError
+from engine.errors import CallError, CallStopped, CallTimeout, EndpointError, ReelmineError
 from engine.job import Job
 from engine.llm.budget import Budget
+from engine.llm.exchanges import Exchange, Sent
+from engine.llm.limits import Limits
+from engine.llm.pauses import Pauses
 from engine.messages import CallKey
 from engine.pools.threads import CallOutcome, CallPool
 from engine.records import Chunk, ChunkResult, Problem, Reply, Spent, State
 from engine.store.ledger import Ledger
+from engine.terminal import clock
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +43,8 @@ class Answerer:
     analyst: Analyst
     english_only: bool
     stop: Callable[[], None]  # ends all calls under way, soon
-    threads: int
+    listen: Callable[[Callable[[Sent | Exchange], object]], None]  # who hears of each HTTP exchange
+    threads: int  # calls at once, at most
     timeout: float  # seconds a call may take
     budget: Budget | None = None  # None: nothing is spent
 
@@ -67,8 +73,12 @@ class Calls:
         self._tell = tell
         self._pool = CallPool(answerer.threads, answerer.timeout, queue)
         self._open: dict[CallKey, tuple[Recipe, Chunk]] = {}
+        self._ready: dict[CallKey, float] = {}  # when a chunk began to wait, monotonic
+        self._waits = (0, 0.0)  # calls, seconds that their chunks waited
         self._refused = 0
         self._spent = answerer.budget.own if answerer.budget else Spent()  # as the ledger has it
+        self._pauses = Pauses()
+        answerer.listen(queue.put)
 
     def ask(self, number: int, recipe: str, chunk: Chunk) -> None:
         """A new chunk: a reply paid for before, or it waits for a call."""
@@ -83,12 +93,16 @@ class Calls:
             return
         key = number, recipe, chunk.index
         self._open[key] = asked, chunk
+        self._ready[key] = time.monotonic()
         self._step(messages.ChunkReady(key))
 
     def start(self, key: CallKey) -> None:
         """The schedule gives this chunk a thread."""
         number, recipe, index = key
         (asked, chunk), analyst = self._open[key], self._answerer.analyst
+        if key in self._ready:  # else it was postponed: that wait is the endpoint's
+            count, seconds = self._waits
+            self._waits = count + 1, seconds + time.monotonic() - self._ready.pop(key)
         self._tell(events.CallStarted(self._jobs[number].video, recipe, index))
         self._pool.submit(key, lambda: analyst.call(asked, chunk))
 
@@ -112,6 +126,17 @@ class Calls:
     def overruns(self) -> int:
         """Calls given up from outside; the target is 0."""
         return self._pool.overruns
+
+    @property
+    def waited(self) -> float | None:
+        """Seconds that a chunk waited for its call, in the mean; None: there was no call."""
+        count, seconds = self._waits
+        return seconds / count if count else None
+
+    @property
+    def limits(self) -> Limits:
+        """What the endpoint bears, as far as it is known."""
+        return self._schedule.calls.limits
 
     def close(self, *, stop: bool) -> None:
         """End the threads; replies that come in meanwhile are paid for and kept."""
@@ -141,8 +166,15 @@ class Calls:
         if isinstance(error, CallStopped):  # the run ends; the chunk stays open
             self._step(messages.CallEnded(key))
             return
+        if isinstance(error, CallError) and error.wait is not None:
+            worth = self._pauses.worth(error.wait, began, time.monotonic())
+            if worth and self.endpoint is None:
+                self._postpone(key, asked, chunk, error, began)
+                return
+            self._stop_asking(error)
         if reply is not None:
             self._refused = 0
+            self._pauses.answered()
             outcome = self._keep(asked, chunk, reply)
         else:
             assert error is not None
@@ -158,6 +190,20 @@ class Calls:
         job.add_chunk(recipe, outcome)
         self._tell(events.CallFinished(job.video, recipe, index, outcome.state))
 
+    def _postpone(
+        self, key: CallKey, asked: Recipe, chunk: Chunk, error: CallError, began: float
+    ) -> None:
+        """The server's pause is longer than a call lasts: the chunk waits for its end."""
+        self._ledger.note("call", error.code, place=key[1], began=began)
+        self._step(messages.CallEnded(key))
+        if key[0] not in self._jobs:  # its transcription failed meanwhile
+            return
+        self._open[key] = asked, chunk
+        self._step(messages.ChunkReady(key))
+        if self._pauses.is_new:
+            span = clock(error.wait or 0.0)
+            self._tell(events.Notice(f"{error} The chunks wait {span} for it; all else goes on."))
+
     def _keep(self, asked: Recipe, chunk: Chunk, reply: Reply) -> ChunkResult:
         analyst = self._answerer.analyst
         self._ledger.add_reply(analyst.key(asked, chunk), reply, analyst.name, asked.name)
@@ -166,17 +212,21 @@ class Calls:
     def _endpoint_trouble(self, error: BaseException) -> None:
         problem = _problem_of(error)
         self._refused += problem.code == "E_LLM_CONNECT"
-        gone = isinstance(error, EndpointError) or self._refused >= REFUSALS
-        if self.endpoint is not None or not gone:
+        if isinstance(error, EndpointError) or self._refused >= REFUSALS:
+            self._stop_asking(error)
+
+    def _stop_asking(self, error: BaseException) -> None:
+        """The endpoint is of no use: no further call is made."""
+        if self.endpoint is not None:
             return
-        self.endpoint = problem
+        self.endpoint = problem = _problem_of(error)
         self._tell(
             events.Notice(
                 f"{problem.message} No further calls are made; transcription goes on, and the same "
                 "command later does only the missing analysis."
             )
         )
-        for number, recipe, index in self._schedule.stop_calls():
+        for number, recipe, index in self._schedule.calls.clear():
             del self._open[number, recipe, index]
             self._give_up(number, recipe, index)
 

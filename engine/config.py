@@ -69,6 +69,8 @@ class Config:
     llm_model: str | None = None
     llm_base_url: str | None = None  # None: OPENAI_BASE_URL, else OpenAI if there is a key
     llm_threads: int | None = None
+    llm_rpm: int | None = None  # requests a minute; None: as the endpoint's headers say
+    llm_tpm: int | None = None  # tokens a minute
     call_timeout: float = 300.0  # seconds for a call, all attempts and waits
     attempt_timeout: float = 120.0  # seconds for one HTTP exchange
     # hard limits: all that the output folder has spent counts, as long as its ledger is there
@@ -197,6 +199,8 @@ _PARSERS: dict[str, Callable[[object], object]] = {
     "llm_model": values.text,
     "llm_base_url": values.url,
     "llm_threads": values.whole(1),
+    "llm_rpm": values.whole(1),
+    "llm_tpm": values.whole(1),
     "call_timeout": values.seconds,
     "attempt_timeout": values.seconds,
     "max_cost": values.amount,

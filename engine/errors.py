@@ -124,6 +124,7 @@ class CallError(ReelmineError):
     """A call to the LLM endpoint ended without a usable answer."""
 
     code = "E_LLM"
+    wait: float | None = None  # seconds after which the endpoint is willing again, if it said so
 
 
 class CallTimeout(CallError):

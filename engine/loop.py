@@ -29,6 +29,8 @@ from engine.calls import Answerer, Calls
 from engine.config import Config
 from engine.errors import DiskError
 from engine.job import Job
+from engine.llm.exchanges import Exchange, Sent
+from engine.llm.limits import Limits
 from engine.pools.local import Outcome
 from engine.pools.monitor import Sample
 from engine.pools.pressure import Gauge, Pressure
@@ -104,11 +106,12 @@ class Loop:
         )
 
     def _plan(self) -> schedule.Schedule:
-        sizing, speech = self._setup.sizing, self._setup.speech
+        setup = self._setup
+        sizing, speech, config = setup.sizing, setup.speech, setup.config
         return schedule.Schedule(
             {slot.device: slot.batch_size for slot in sizing.slots},
             sizing.preparation,
-            sizing.llm_threads,
+            Limits(sizing.llm_threads, sizing.llm_cap, config.llm_rpm, config.llm_tpm),
             [number for number, job in self._jobs.items() if job.transcript is None],
             sequential=speech.options.mode == "sequential",
             may_wait=speech.may_wait,
@@ -170,6 +173,8 @@ class Loop:
                 assert self.calls is not None
                 self.calls.ended(thing)
                 self._llm_changed()
+            case Sent() | Exchange():
+                self._step(messages.Exchanged(thing))
             case Signalled(number):
                 self._signalled(number)
             case Sample():
@@ -266,8 +271,8 @@ class Loop:
         )
 
     def _llm_changed(self) -> None:
-        active, waiting = len(self._schedule.calls_under_way), self._schedule.waiting_calls
-        self._tell(events.LlmChanged(active, waiting))
+        calls = self._schedule.calls
+        self._tell(events.LlmChanged(len(calls.under_way), len(calls)))
 
     def _save(self, job: Job, *, final: bool) -> tuple[str, ...]:
         try:
@@ -337,7 +342,7 @@ class Loop:
         """Everything of the run ends here, whatever happened."""
         self.batches.close()
         if self.calls is not None:
-            self.calls.close(stop=bool(self._schedule.calls_under_way))
+            self.calls.close(stop=bool(self._schedule.calls.under_way))
         self._ledger.commit()
 
     def unfinished(self) -> None:
@@ -374,7 +379,7 @@ class Loop:
         pressure = self._gauge.take(sample.memory_left, sample.time)
         if pressure is not None:
             self._pressed(pressure, sample.memory_left)
-        places = self._schedule.places.values()
+        places, calls = self._schedule.places.values(), self._schedule.calls
         self._ledger.add_sample(
             {
                 "cpu": sample.cpu,
@@ -384,8 +389,9 @@ class Loop:
                 "slots_busy": sum(p.is_slot and bool(p.batches or p.busy) for p in places),
                 "preparing": sum(p.busy for p in places if not p.is_slot),
                 "windows_waiting": self._schedule.waiting_windows,
-                "calls": len(self._schedule.calls_under_way),
-                "calls_waiting": self._schedule.waiting_calls,
+                "calls": len(calls.under_way),
+                "calls_waiting": len(calls),
+                "calls_at_once": calls.limits.at_once,
             }
         )
         self._tell(events.Sampled(sample))

@@ -120,7 +120,9 @@ _TEXT = (
 )
 _CALLS = (
     _switch("--analysis", "Analyse the transcripts; default: yes.", _ANALYSIS),
-    _value("--llm-threads N", "Calls at a time; default 8.", _ANALYSIS),
+    _value("--llm-threads N", "Calls at a time; default: 8, then what it takes.", _ANALYSIS),
+    _value("--llm-rpm N", "Requests a minute; default: as the endpoint tells.", _ANALYSIS),
+    _value("--llm-tpm N", "Tokens a minute; default: as the endpoint tells.", _ANALYSIS),
     _value("--call-timeout SECONDS", "Seconds for a call, all attempts; default 300.", _ANALYSIS),
     _value("--attempt-timeout SECONDS", "Seconds for one HTTP exchange; default 120.", _ANALYSIS),
     _value(

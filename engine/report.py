@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from engine import floor
+from engine.calls import Calls
 from engine.errors import EXIT_DONE, EXIT_INCOMPLETE, EXIT_TRY_AGAIN
 from engine.llm.budget import Budget, total
 from engine.loop import Loop
@@ -115,9 +116,20 @@ def _figures(
         "oversubscription": round(prepared.sizing.oversubscription, 2),
         "memory_steps": loop.batches.shortage.steps if loop else [],
         **_usage(prepared, loop),
-        "call_overruns": loop.calls.overruns if loop and loop.calls else 0,
+        **_calls(loop.calls if loop else None),
         "llm_run": _spending(prepared.budget, prepared.budget.run),
         "llm_folder": _spending(prepared.budget, prepared.budget.folder),
+    }
+
+
+def _calls(calls: Calls | None) -> dict[str, float | None]:
+    """How the calls went out; what is not known is None."""
+    waited = calls.waited if calls else None
+    return {
+        "calls_at_once": calls.limits.at_once if calls else None,  # allowed at the end
+        "call_wait_seconds": None if waited is None else round(waited, 3),
+        "requests_refused": calls.limits.refused if calls else 0,  # with a 429
+        "call_overruns": calls.overruns if calls else 0,
     }
 
 

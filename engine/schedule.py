@@ -16,6 +16,8 @@ from enum import Enum
 from itertools import groupby
 from math import ceil
 
+from engine.call_queue import CallQueue
+from engine.llm.limits import Limits
 from engine.messages import (
     Action,
     Advance,
@@ -24,7 +26,6 @@ from engine.messages import (
     Broken,
     Call,
     CallEnded,
-    CallKey,
     CannotOpen,
     ChunkReady,
     Decode,
@@ -32,6 +33,7 @@ from engine.messages import (
     Died,
     Drain,
     Event,
+    Exchanged,
     Fail,
     GiveUp,
     Kill,
@@ -132,7 +134,7 @@ class Schedule:
         self,
         slots: Mapping[str, int],
         preparation: int,
-        calls: int,
+        limits: Limits,
         videos: Iterable[int],
         *,
         sequential: bool = False,
@@ -145,7 +147,6 @@ class Schedule:
         self.places = {name: Place(name, size, size) for name, size in slots.items()}
         self.places |= {f"prep:{i}": Place(f"prep:{i}") for i in range(preparation)}
         self._sequential = sequential
-        self._calls_limit = calls
         ahead = AHEAD * sum(slots.values())
         self._ahead = max(2, ahead if may_wait is None else min(ahead, may_wait))
         self._pressure = Pressure.NONE
@@ -160,8 +161,7 @@ class Schedule:
         self._alone = False  # containers are looked at one by one: one of them kills
         self._gone: set[int] = set()  # videos given up
         self._batches = 0
-        self._calls: list[CallKey] = []
-        self.calls_under_way: set[CallKey] = set()
+        self.calls = CallQueue(limits)
         self._draining = False
         self._gave_up = False
         self.fill_used = self.fill_offered = 0  # rows, over batches that could have been full
@@ -170,10 +170,9 @@ class Schedule:
 
     @property
     def idle(self) -> bool:
-        """Nothing is under way."""
-        return not self.calls_under_way and not any(
-            place.busy or place.batches for place in self.places.values()
-        )
+        """Nothing is under way, and nothing waits for an instant."""
+        calls = self.calls.under_way or self.calls.wake is not None
+        return not calls and not any(place.busy or place.batches for place in self.places.values())
 
     @property
     def opening(self) -> bool:
@@ -182,13 +181,11 @@ class Schedule:
 
     @property
     def next_deadline(self) -> float | None:
-        """The next instant at which a place will be judged to hang."""
-        return min((p.deadline for p in self.places.values() if p.deadline), default=None)
-
-    @property
-    def waiting_calls(self) -> int:
-        """Chunks that wait for a thread."""
-        return len(self._calls)
+        """The next instant at which a place will be judged to hang, or a call may begin."""
+        instants = [p.deadline for p in self.places.values() if p.deadline]
+        if self.calls.wake is not None:
+            instants.append(self.calls.wake)
+        return min(instants, default=None)
 
     @property
     def waiting_windows(self) -> int:
@@ -209,18 +206,13 @@ class Schedule:
         places = self.places.values()
         return tuple(p.name for p in places if p.is_slot and p.phase is Phase.OPEN)
 
-    def stop_calls(self) -> list[CallKey]:
-        """Forget the chunks that wait for a call: the endpoint is gone. Returns them."""
-        waiting, self._calls = self._calls, []
-        return waiting
-
     def drop(self, video: int) -> None:
         """Forget everything that waits for a video."""
         self._gone.add(video)
         self._ready.pop(video, None)
         self._todo = [v for v in self._todo if v != video]
         self._again = deque(units for units in self._again if units[0][0] != video)
-        self._calls = [key for key in self._calls if key[0] != video]
+        self.calls.drop(video)
         for place in self.places.values():
             if place.video == video and not place.busy:
                 place.video = None
@@ -268,12 +260,14 @@ class Schedule:
                 if ended or video in self._gone:
                     place.video = None
             case ChunkReady(key):
-                self._calls.append(key)
-                self._calls.sort(key=self._call_order)
+                self.calls.add(key, self._rank.get(key[0], 0.0))
             case CallEnded(key):
-                self.calls_under_way.discard(key)
+                self.calls.ended(key)
+            case Exchanged(told):
+                self.calls.exchanged(told)
             case Drain():
                 self._draining = True
+                self.calls.hold()
             case Tick():
                 return self._overdue(now)
             case Begin():
@@ -284,10 +278,6 @@ class Schedule:
         place.phase, place.starts, place.deadline = Phase.OPEN, 0, None
         place.window_seconds = max(place.window_seconds, seconds)
         place.batch_size = min(place.batch_size, room or place.batch_size)
-
-    def _call_order(self, key: CallKey) -> tuple[float, int, str]:
-        video, recipe, chunk = key
-        return self._rank.get(video, 0.0), chunk, recipe
 
     def _probed(self, place: Place, seconds: Mapping[int, float | None]) -> None:
         """Longest first; unknown lengths before all, for they may be the longest."""
@@ -498,11 +488,7 @@ class Schedule:
             if place.phase is Phase.OPEN and not place.is_slot and not place.busy:
                 actions += self._give_preparation(place, now)
         actions += self._give_slots(now)
-        while self._calls and len(self.calls_under_way) < self._calls_limit:
-            key = self._calls.pop(0)
-            self.calls_under_way.add(key)
-            actions.append(Call(key))
-        return actions
+        return actions + [Call(key) for key in self.calls.begin(now)]
 
     def _wanted(self, place: Place) -> bool:
         """Whether there is anything left that a process in this place could do."""

@@ -120,16 +120,23 @@ def open_answerer(prepared: Prepared, config: Config, stack: ExitStack) -> Answe
     answering, budget = prepared.answering, prepared.budget
     if not answering.recipes:
         return None
-    threads = prepared.sizing.llm_threads
-    if (recording := answering.recording) is not None:
-        recorded = RecordedAnalyst(str(recording.path), recording.model, recording.replies)
-        return Answerer(recorded, False, lambda: None, threads, config.call_timeout)
+    threads = prepared.sizing.llm_cap
     if answering.endpoint is None:
-        book = PhrasebookAnalyst.bundled()
-        return Answerer(book, True, lambda: None, threads, config.call_timeout)
+        recorded = answering.recording
+        local = RecordedAnalyst(recorded) if recorded else PhrasebookAnalyst.bundled()
+        english, timeout = recorded is None, config.call_timeout
+        return Answerer(local, english, lambda: None, lambda _: None, threads, timeout)
     client = open_client(answering.endpoint, config, threads, budget)
     stack.callback(client.close)
-    return Answerer(LlmAnalyst(client), False, client.stop, threads, config.call_timeout, budget)
+    return Answerer(
+        LlmAnalyst(client),
+        False,
+        client.stop,
+        client.listen,
+        threads,
+        config.call_timeout,
+        budget,
+    )
 
 
 def device_kind(config: Config, hardware: Hardware) -> str:

@@ -49,6 +49,7 @@ ALLOWED = {
 # Decisions: values in, values out. They import no door, and nothing that acts on the world.
 PURE = {
     "schedule.py",
+    "call_queue.py",
     "job.py",
     "plot.py",
     "records.py",
@@ -69,6 +70,9 @@ PURE = {
     "analysis/merging.py",
     "analysis/prompts.py",
     "analysis/replies.py",
+    "llm/exchanges.py",
+    "llm/limits.py",
+    "llm/pauses.py",
     "speech/encoders.py",
     "speech/language.py",
     "speech/languages.py",

@@ -19,6 +19,7 @@ from engine.llm import retry
 from engine.llm.budget import Budget
 from engine.llm.client import CONNECT_ATTEMPTS, SERVER_ATTEMPTS, Client
 from engine.llm.endpoint import find_endpoint, host_of, is_loopback, open_client, read_key
+from engine.llm.exchanges import Allowance, Exchange, Sent
 from engine.llm.wire import Answer, Style, adapt, scrub
 from engine.records import Spent
 from engine.testing.server import Canned, Request, Script, Server
@@ -101,7 +102,7 @@ def test_answer_at_the_token_limit_is_marked_as_cut(chat: Callable[..., Answer])
         429,
         Canned({}, 429, {"Retry-After": "0.05"}),
         Canned({}, 429, {"Retry-After": "-5"}),
-        "garbage",
+        "html",
         Canned("{}"),
         Canned("null"),
         Canned("[]"),
@@ -132,7 +133,7 @@ def test_passing_trouble_is_asked_again(chat: Callable[..., Answer], first: Any)
         (400, errors.StatusError, 1),
         (422, errors.StatusError, 1),
         (418, errors.StatusError, 1),
-        ("garbage", errors.NotJsonError, 2),
+        ("html", errors.NotJsonError, 2),
         (Canned("{}"), errors.SchemaError, 2),
         (Canned("null"), errors.SchemaError, 2),
         (Canned({"error": {"message": "no"}}), errors.SchemaError, 2),
@@ -341,7 +342,9 @@ def test_unusable_answer_is_paid_for_as_well() -> None:
     assert spent_on([completion(None, refusal="no")])[0] == COUNTED
 
 
-@pytest.mark.parametrize("answer", ["garbage", Canned("null"), "hang", 504, 524])
+@pytest.mark.parametrize(
+    "answer", ["html", "null", "truncated", "reset", "short", "hang", "drip-headers", "504", "524"]
+)
 def test_exchange_that_may_be_charged_is_spent_at_its_most(answer: Any) -> None:
     spent, _, ended = spent_on([answer, FINE], attempt_timeout=0.5)
     assert ended is None
@@ -532,3 +535,51 @@ def test_loopback_is_known_by_name_and_address(host: str, loopback: bool) -> Non
 
 def test_user_and_password_in_a_url_are_not_part_of_the_host() -> None:
     assert host_of("https://user:secret@llm.example:8443/v1") == "llm.example:8443"
+
+
+def test_every_exchange_is_told_when_it_begins_and_when_it_ends() -> None:
+    """One call: an error, a form that the server does not know, a good answer; then a timeout."""
+    told: list[Sent | Exchange] = []
+    quota = {
+        "x-ratelimit-limit-requests": "600",
+        "x-ratelimit-remaining-requests": "599",
+        "retry-after": "0",
+    }
+    script: Script = [
+        Canned("", 500, quota),
+        refusal("Unknown response_format json_schema"),
+        FINE,
+        "hang",
+    ]
+    with Server(script=script) as server:
+        client = Client(server.url, None, "m", call_timeout=30.0)
+        client.listen(told.append)
+        client.chat(ASKED, SCHEMA, 64)
+        hasty = Client(server.url, None, "m", call_timeout=0.2)
+        hasty.listen(told.append)
+        with pytest.raises(errors.CallTimeout):
+            hasty.chat(ASKED, SCHEMA, 64)
+        client.close()
+        hasty.close()
+    sent = [entry.first for entry in told if isinstance(entry, Sent)]
+    ended = [entry for entry in told if isinstance(entry, Exchange)]
+    assert sent == [exchange.first for exchange in ended] == [True, False, False, True]
+    assert [exchange.status for exchange in ended] == [500, 400, 200, None]
+    assert [exchange.tokens for exchange in ended] == [None, None, 10, None]
+    assert [exchange.timed_out for exchange in ended] == [False, False, False, True]
+    assert ended[0].requests_granted == Allowance(600, 599)
+    assert ended[0].asked == 0.0
+    assert ended[1].requests_granted is None
+    assert all(exchange.began < exchange.ended for exchange in ended)
+
+
+def test_pause_told_to_one_call_holds_the_others() -> None:
+    pause = Canned({"error": {"message": "later"}}, 429, {"Retry-After": "500"})
+    with Server(script=[pause]) as server:
+        client = Client(server.url, None, "m", call_timeout=30.0)
+        for _ in range(3):
+            with pytest.raises(errors.RateError) as caught:
+                client.chat(ASKED, SCHEMA, 64)
+            assert 490 < (caught.value.wait or 0.0) <= 500
+        assert len(server.requests) == 1
+        client.close()

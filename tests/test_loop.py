@@ -19,6 +19,7 @@ import engine
 from engine import events, messages
 from engine.config import Config
 from engine.errors import LockedError, UsageError
+from engine.llm.limits import Limits
 from engine.loop import Loop
 from engine.records import Problem, State
 from engine.schedule import Schedule
@@ -262,7 +263,7 @@ def test_work_given_to_a_process_that_died_in_the_same_turn_is_not_submitted():
     """Two outcomes in one turn: the first earns the place a batch, the second is its death."""
     place = Loop.__new__(Loop)
     place.usage, place._tally, place._jobs = Usage(0.0), Tally(started=0.0), {}
-    place._schedule = Schedule({"cpu:0": 1}, 1, 1, [0])
+    place._schedule = Schedule({"cpu:0": 1}, 1, Limits(1, 1), [0])
     place._actions = [messages.Decode("cpu:0", 1, ((0, 0),)), messages.Decode("cpu:1", 2, ())]
     place._step(messages.Died("cpu:0", Problem("E_WORKER_DIED", "killed")))
     assert messages.Decode("cpu:0", 1, ((0, 0),)) not in place._actions

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from machines import GIB, MIB
 
 from engine import messages
+from engine.llm.limits import Limits
 from engine.pools.pressure import Gauge, Pressure
 from engine.schedule import Schedule
 from engine.testing.replay import Replay
@@ -177,7 +178,7 @@ def test_under_more_pressure_batches_are_halved_until_it_is_gone():
 
 
 def test_a_batch_of_one_cannot_be_halved():
-    plan = Schedule({"cpu:0": 1}, 1, 4, [0])
+    plan = Schedule({"cpu:0": 1}, 1, Limits(4, 4), [0])
     plan.step(messages.MemoryPressure(BATCH), 0.0)
     plan.step(messages.Begin(), 0.0)
     plan.step(messages.Ready("prep:0"), 0.0)

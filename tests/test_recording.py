@@ -11,7 +11,7 @@ from engine.analysis.analysts import question_key, result
 from engine.analysis.recorded import RecordedAnalyst
 from engine.errors import EXIT_USAGE, DiskError, NotRecordedError, UsageError
 from engine.records import Chunk, Recorded, Reply, Segment, State
-from engine.store.recording import read_recording, write_recording
+from engine.store.recording import Recording, read_recording, write_recording
 
 SUMMARY = recipes.load("summary")
 ITEMS = '[{"cues":[1],"quote":"said — so","sentence":"x"}]'
@@ -138,7 +138,7 @@ def chunk(text: str) -> Chunk:
 def test_recorded_question_is_answered_and_another_one_is_named() -> None:
     asked = chunk(" He said — so.")
     key = question_key("m", SUMMARY, asked)
-    analyst = RecordedAnalyst("replies.jsonl", "m", {key: Reply(ITEMS)})
+    analyst = RecordedAnalyst(Recording(Path("replies.jsonl"), "m", {key: Reply(ITEMS)}))
     assert (analyst.name, analyst.hosts, analyst.key(SUMMARY, asked)) == ("m", (), key)
     found = result(SUMMARY, asked, analyst.call(SUMMARY, asked))
     assert (found.state, found.items[0].quote) == (State.DONE, "said — so")

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import CallError, RateError, StatusError
-from engine.llm.retry import Failure, persist, retry_after, wait_after
+from engine.llm.retry import Failure, Gate, persist, retry_after, wait_after
 
 
 class Call:
@@ -18,10 +18,15 @@ class Call:
         self.attempts = list(attempts)
         self.waits: list[float] = []
         self.lasts = lasts
+        self.gate = Gate(lambda: sum(self.waits))
 
     def run(self) -> tuple[str, int]:
         return persist(
-            self.attempt, lambda: self.lasts - sum(self.waits), self.waits.append, lambda: 0.0
+            self.attempt,
+            lambda: self.lasts - sum(self.waits),
+            self.waits.append,
+            lambda: 0.0,
+            self.gate,
         )
 
     def attempt(self) -> str:
@@ -66,9 +71,32 @@ def test_reason_is_worth_only_so_many_attempts() -> None:
 
 def test_wait_that_does_not_fit_is_not_begun() -> None:
     call = Call(busy(asked=500.0), "never asked")
-    with pytest.raises(RateError, match="busy"):
+    with pytest.raises(RateError, match="busy") as caught:
         call.run()
-    assert call.waits == []
+    assert (call.waits, caught.value.wait) == ([], 500.0)
+
+
+def test_pause_holds_the_first_attempt_of_other_calls_too() -> None:
+    call = Call("answer")
+    call.gate.close(7.0)
+    call.gate.close(5.0)  # a shorter one changes nothing
+    assert call.run() == ("answer", 1)
+    assert call.waits == [7.0]
+
+
+def test_call_does_not_begin_in_a_pause_that_is_longer_than_it() -> None:
+    call = Call("never asked", lasts=300.0)
+    call.gate.close(500.0)
+    with pytest.raises(RateError, match="wants no requests for 500 s") as caught:
+        call.run()
+    assert (call.waits, caught.value.wait) == ([], 500.0)
+
+
+def test_error_that_no_waiting_mends_names_no_wait() -> None:
+    call = Call(broken(1), lasts=300.0)
+    with pytest.raises(StatusError) as caught:
+        call.run()
+    assert caught.value.wait is None
 
 
 def test_patience_ends_with_the_call() -> None:
@@ -95,7 +123,7 @@ def test_other_errors_end_the_call_at_once() -> None:
         raise CallError("no use")
 
     with pytest.raises(CallError, match="no use"):
-        persist(attempt, lambda: 300.0, lambda _: pytest.fail("waited"), lambda: 0.0)
+        persist(attempt, lambda: 300.0, lambda _: pytest.fail("waited"), lambda: 0.0, Gate())
 
 
 NOW = 1_800_000_000.0

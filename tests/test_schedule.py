@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine import messages, schedule
+from engine.llm.limits import Limits
 from engine.records import Problem
 from engine.schedule import Schedule
 from engine.testing.replay import DIED, Replay, lengths
@@ -201,7 +202,7 @@ def test_killed_workers_lose_no_window(kill_at, slots):
 
 
 def test_place_that_cannot_open_is_retired_and_the_others_do_its_work():
-    plan = Schedule({"cuda:0": 1, "cuda:1": 1}, 1, 4, [0])
+    plan = Schedule({"cuda:0": 1, "cuda:1": 1}, 1, Limits(4, 4), [0])
     plan.step(messages.Begin(), 0.0)
     broken = Problem("E_WORKER", "no cuBLAS")
     assert not any(
@@ -212,7 +213,7 @@ def test_place_that_cannot_open_is_retired_and_the_others_do_its_work():
 
 
 def test_process_that_dies_while_opening_is_tried_three_times():
-    plan = Schedule({"cpu:0": 1}, 1, 4, [0])
+    plan = Schedule({"cpu:0": 1}, 1, Limits(4, 4), [0])
     plan.step(messages.Begin(), 0.0)
     starts = 1
     while messages.Start("cpu:0") in plan.step(messages.Died("cpu:0", DIED), float(starts)):
@@ -222,7 +223,7 @@ def test_process_that_dies_while_opening_is_tried_three_times():
 
 
 def test_hung_slot_is_killed_and_its_batch_goes_elsewhere():
-    plan = Schedule({"cpu:0": 1}, 1, 4, [0])
+    plan = Schedule({"cpu:0": 1}, 1, Limits(4, 4), [0])
     plan.step(messages.Begin(), 0.0)
     plan.step(messages.Ready("prep:0"), 0.0)
     plan.step(messages.Ready("cpu:0", 0.5), 0.0)
@@ -237,7 +238,7 @@ def test_hung_slot_is_killed_and_its_batch_goes_elsewhere():
 
 
 def test_container_that_kills_its_reader_is_found_by_looking_one_by_one():
-    plan = Schedule({"cpu:0": 1}, 1, 4, [0, 1, 2])
+    plan = Schedule({"cpu:0": 1}, 1, Limits(4, 4), [0, 1, 2])
     actions = plan.step(messages.Begin(), 0.0)
     failed = []
     for _ in range(20):
@@ -258,7 +259,7 @@ def test_container_that_kills_its_reader_is_found_by_looking_one_by_one():
 
 
 def test_drain_starts_nothing_new():
-    plan = Schedule({"cpu:0": 1}, 1, 4, [0])
+    plan = Schedule({"cpu:0": 1}, 1, Limits(4, 4), [0])
     plan.step(messages.Begin(), 0.0)
     plan.step(messages.Drain(), 0.0)
     assert plan.step(messages.Ready("prep:0"), 0.0) == []
@@ -266,7 +267,7 @@ def test_drain_starts_nothing_new():
 
 
 def test_calls_keep_to_their_limit_and_go_by_video_then_chunk():
-    plan = Schedule({}, 0, 2, [])
+    plan = Schedule({}, 0, Limits(2, 2), [])
     keys = [(0, "r", 1), (0, "r", 0), (1, "r", 0)]
     started = [a for key in keys for a in plan.step(messages.ChunkReady(key), 0.0)]
     assert started == [messages.Call((0, "r", 1)), messages.Call((0, "r", 0))]
@@ -274,17 +275,17 @@ def test_calls_keep_to_their_limit_and_go_by_video_then_chunk():
 
 
 def test_calls_that_wait_are_given_back_when_the_endpoint_is_gone():
-    plan = Schedule({}, 0, 1, [])
+    plan = Schedule({}, 0, Limits(1, 1), [])
     for index in range(3):
         plan.step(messages.ChunkReady((0, "r", index)), 0.0)
-    assert plan.stop_calls() == [(0, "r", 1), (0, "r", 2)]
+    assert plan.calls.clear() == [(0, "r", 1), (0, "r", 2)]
     assert plan.step(messages.CallEnded((0, "r", 0)), 0.0) == []
     assert plan.idle
 
 
 @pytest.mark.parametrize("kills", [1, 2])
 def test_sequential_file_restarts_after_a_death_and_fails_at_the_second(kills):
-    plan = Schedule({"cpu:0": 1}, 1, 4, [0], sequential=True)
+    plan = Schedule({"cpu:0": 1}, 1, Limits(4, 4), [0], sequential=True)
     plan.step(messages.Begin(), 0.0)
     plan.step(messages.Ready("cpu:0"), 0.0)
     plan.step(messages.Ready("prep:0"), 0.0)
@@ -351,7 +352,7 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does_and_no_video_is_blame
 
 
 def test_a_batch_sent_before_the_slot_came_down_is_no_further_step():
-    plan = Schedule({"cuda:0": 4}, 1, 4, [0])
+    plan = Schedule({"cuda:0": 4}, 1, Limits(4, 4), [0])
     plan.step(messages.Begin(), 0.0)
     plan.step(messages.Ready("prep:0"), 0.0)
     plan.step(messages.Ready("cuda:0"), 0.0)
@@ -405,7 +406,7 @@ def test_without_any_slot_that_holds_a_window_the_run_is_given_up_with_the_reaso
 
 
 def test_a_model_that_does_not_fit_while_opening_is_opened_with_smaller_weights():
-    plan = Schedule({"cuda:0": 4}, 1, 4, [0])
+    plan = Schedule({"cuda:0": 4}, 1, Limits(4, 4), [0])
     plan.step(messages.Begin(), 0.0)
     actions = plan.step(messages.OutOfMemory("cuda:0", None, NO_MEMORY, True), 1.0)
     assert actions == [messages.Lower("cuda:0", NO_MEMORY), messages.Start("cuda:0")]
@@ -443,7 +444,7 @@ def test_whatever_slots_hold_no_window_is_lost_or_done_twice(windows, holds, bat
 
 
 def test_a_slot_takes_no_more_than_its_gpu_had_room_for_when_it_opened():
-    plan = Schedule({"cuda:0": 32}, 1, 4, [0])
+    plan = Schedule({"cuda:0": 32}, 1, Limits(4, 4), [0])
     plan.step(messages.Begin(), 0.0)
     plan.step(messages.Ready("cuda:0", 0.1, 8), 0.0)
     assert plan.places["cuda:0"].batch_size == 8
@@ -454,7 +455,7 @@ def test_a_slot_takes_no_more_than_its_gpu_had_room_for_when_it_opened():
 @pytest.mark.parametrize("others", [0, 1])
 def test_a_file_read_in_sequential_mode_goes_to_another_slot_or_ends_with_the_reason(others):
     slots = {f"cuda:{n}": 1 for n in range(1 + others)}
-    plan = Schedule(slots, 1, 4, [0], sequential=True)
+    plan = Schedule(slots, 1, Limits(4, 4), [0], sequential=True)
     plan.step(messages.Begin(), 0.0)
     plan.step(messages.Ready("prep:0"), 0.0)
     for slot in slots:

@@ -4,12 +4,11 @@ In: a recipe and a chunk. Out: the Reply that was recorded for them, or NotRecor
 are those of the model that answered first, so results and ledger are the same as with it.
 """
 
-from collections.abc import Mapping
-
 from engine.analysis.analysts import has_words, question_key
 from engine.analysis.recipes import Recipe
 from engine.errors import NotRecordedError
 from engine.records import Chunk, Reply
+from engine.store.recording import Recording
 
 
 class RecordedAnalyst:
@@ -17,11 +16,9 @@ class RecordedAnalyst:
 
     hosts: tuple[str, ...] = ()
 
-    def __init__(self, source: str, model: str, replies: Mapping[str, Reply]) -> None:
-        """`source`: what the replies come from, for errors."""
-        self.name = model
-        self._source = source
-        self._replies = replies
+    def __init__(self, recording: Recording) -> None:
+        self.name = recording.model
+        self._recording = recording
 
     def key(self, recipe: Recipe, chunk: Chunk) -> str:
         """The same as the model's own."""
@@ -31,10 +28,11 @@ class RecordedAnalyst:
         """The recorded reply."""
         if not has_words(chunk):
             return Reply("[]", attempts=0)
-        reply = self._replies.get(self.key(recipe, chunk))
+        reply = self._recording.replies.get(self.key(recipe, chunk))
         if reply is None:
             raise NotRecordedError(
-                f"{self._source} holds no reply of {self.name} to this chunk of {recipe.name}: "
-                "its text or recipe was another one; run it with an endpoint and --record."
+                f"{self._recording.path} holds no reply of {self.name} to this chunk of "
+                f"{recipe.name}: its text or recipe was another one; run it with an endpoint and "
+                "--record."
             )
         return reply

@@ -13,9 +13,9 @@ import random
 import ssl
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Any
 
@@ -27,6 +27,7 @@ from engine.llm import retry, wire
 from engine.llm.budget import Budget
 from engine.llm.deadline import DeadlineTransport, Scope, current, self_check, within
 from engine.llm.endpoint import NO_KEY, host_of
+from engine.llm.exchanges import Exchange, Sent, granted
 
 # Attempts that a reason is worth; 429, 503 and slow replies are worth all that fit in the call.
 CONNECT_ATTEMPTS = 4
@@ -36,6 +37,9 @@ _PASSING = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT)
 _GATEWAY_TIMEOUTS = (HTTPStatus.GATEWAY_TIMEOUT, 524)  # 524: Cloudflare's
 
 Refused = (openai.BadRequestError, openai.UnprocessableEntityError)
+
+
+Listener = Callable[[Sent | Exchange], object]
 
 
 class Client:
@@ -59,6 +63,8 @@ class Client:
         self.call_timeout = call_timeout
         self.attempt_timeout = attempt_timeout
         self._budget = budget or Budget(model)
+        self._listener: Listener = _nobody
+        self._gate = retry.Gate()
         self._key = api_key or NO_KEY
         self._transport = DeadlineTransport(base_url, connections)
         http = httpx2.Client(transport=self._transport, trust_env=False, follow_redirects=False)
@@ -88,6 +94,7 @@ class Client:
                 left=lambda: scope.left,
                 pause=self._pause,
                 draw=random.random,
+                gate=self._gate,
             )
         return replace(answer, attempts=attempts)
 
@@ -103,6 +110,10 @@ class Client:
                 raise failure.error from None
         entries = listed if isinstance(listed, list) else []
         return [str(entry["id"]) for entry in entries if isinstance(entry, dict) and "id" in entry]
+
+    def listen(self, listener: Listener) -> None:
+        """Have every exchange that begins or ends told to `listener`, in its own thread."""
+        self._listener = listener
 
     def stop(self) -> None:
         """End the calls under way with CallStopped, now; any thread may call it."""
@@ -141,7 +152,7 @@ class Client:
             style = self._style  # one reference, read at once: needs no lock
             request = wire.request_body(style, self.model, messages, schema, max_tokens)
             try:
-                return wire.read_reply(self._exchange(request), self._key)
+                return self._exchange(request)
             except Refused as error:
                 told = wire.told(error.body, error.response.text)
                 adapted = wire.adapt(style, *told)
@@ -151,21 +162,38 @@ class Client:
                 if self._style == style:  # else another thread has learned it meanwhile
                     self._style = adapted
 
-    def _exchange(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """The body of a 200; Refused, Failure or CallError for all else."""
+    def _exchange(self, request: Mapping[str, Any]) -> wire.Answer:
+        """The answer in a 200; Refused, Failure or CallError for all else."""
         prompt, completion = wire.most_tokens(request)
-        with self._budget.exchange(prompt, completion, wait=current().left) as account:
-            with within(self.attempt_timeout) as scope:
-                try:
-                    reply = self._openai.chat.completions.with_raw_response.create(**request)
-                except openai.OpenAIError as error:
-                    account.free = not _may_cost(error, scope)
-                    if isinstance(error, Refused):
-                        raise
-                    raise self._failure(error, scope) from None
-            body = wire.read_object(reply.content, self._key)
+        with (
+            self._budget.exchange(prompt, completion, wait=current().left) as account,
+            within(self.attempt_timeout) as scope,
+            self._reported(scope) as report,
+        ):
+            try:
+                report.reply = self._openai.chat.completions.with_raw_response.create(**request)
+            except openai.OpenAIError as error:
+                report.error = error
+                account.free = not _may_cost(error, scope)
+                if isinstance(error, Refused):
+                    raise
+                raise self._failure(error, scope) from None
+            body = wire.read_object(report.reply.content, self._key)
             account.counted = wire.usage(body)
-        return body
+            report.answer = wire.read_reply(body, self._key)
+            return report.answer
+
+    @contextmanager
+    def _reported(self, scope: Scope) -> Iterator["_Report"]:
+        """Tell the listener what became of an exchange, whatever that was."""
+        call = scope.outermost
+        call.exchanges += 1
+        report = _Report(time.monotonic(), call.exchanges == 1)
+        self._listener(Sent(report.began, report.first))
+        try:
+            yield report
+        finally:
+            self._listener(report.exchange(time.monotonic()))
 
     def _pause(self, seconds: float) -> None:
         if self._stopping.wait(seconds):
@@ -221,6 +249,34 @@ class Client:
         return errors.StatusError(told)
 
 
+@dataclass(slots=True)
+class _Report:
+    """What is known of an exchange so far."""
+
+    began: float
+    first: bool
+    reply: Any = None  # the library's raw response
+    error: openai.OpenAIError | None = None
+    answer: wire.Answer | None = None
+
+    def exchange(self, ended: float) -> Exchange:
+        error, reply = self.error, self.reply
+        if isinstance(error, openai.APIStatusError):
+            reply = error.response
+        headers: Mapping[str, str] = {} if reply is None else reply.headers
+        return Exchange(
+            self.began,
+            ended,
+            self.first,
+            None if reply is None else reply.status_code,
+            isinstance(error, openai.APITimeoutError),
+            retry.retry_after(headers, time.time()),
+            self.answer.tokens if self.answer else None,
+            granted(headers, "requests"),
+            granted(headers, "tokens"),
+        )
+
+
 def _failure(error: errors.CallError, cause: Exception, most: int | None = None) -> retry.Failure:
     error.__cause__ = cause
     return retry.Failure(error, most)
@@ -232,6 +288,10 @@ def _may_cost(error: openai.OpenAIError, scope: Scope) -> bool:
     if isinstance(error, openai.APIStatusError):
         return error.status_code in _GATEWAY_TIMEOUTS
     return scope.sent
+
+
+def _nobody(told: Sent | Exchange) -> None:
+    """Nobody listens."""
 
 
 def _causes(error: BaseException) -> list[BaseException]:

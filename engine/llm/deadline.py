@@ -45,11 +45,17 @@ class Scope:
     steps: int = 0  # times that the backend was asked
     oversize: bool = False
     sent: bool = False  # something of a request may have left
+    exchanges: int = 0  # counted by the client, in the outermost scope
 
     @property
     def left(self) -> float:
         """Seconds until the deadline; negative after it."""
         return self.deadline - time.monotonic()
+
+    @property
+    def outermost(self) -> "Scope":
+        """The scope of the whole call."""
+        return self if self.outer is None else self.outer.outermost
 
 
 class _Current(threading.local):

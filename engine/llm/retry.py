@@ -6,16 +6,18 @@ by whoever raises Failure.
 
 A wait that does not fit in what is left is not begun: the call ends at once, with the reason. Waits
 double and are drawn at random (so that threads do not come back together), on top of what the
-server asked for in Retry-After.
+server asked for in Retry-After. Such a pause holds all threads of the endpoint: their gate.
 """
 
 import math
+import threading
+import time
 from collections.abc import Callable, Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
-from engine.errors import CallError
+from engine.errors import CallError, RateError
 
 FIRST_WAIT = 0.5  # seconds, before the second attempt
 LONGEST_WAIT = 8.0
@@ -35,28 +37,63 @@ class Failure(Exception):
         self.asked = asked  # seconds that the server asked us to wait
 
 
+class Gate:
+    """Closed while a server wants no requests; threads share it."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()  # protects the one below
+        self._opens = float("-inf")  # by the clock
+
+    def close(self, seconds: float) -> None:
+        """For so long from now, or for what is left of an earlier pause."""
+        with self._lock:
+            self._opens = max(self._opens, self._clock() + seconds)
+
+    @property
+    def left(self) -> float:
+        """Seconds until it opens; 0 if it is open."""
+        return max(0.0, self._opens - self._clock())
+
+
 def persist(
     attempt: Callable[[], T],
     left: Callable[[], float],
     pause: Callable[[float], None],
     draw: Callable[[], float],
+    gate: Gate,
 ) -> tuple[T, int]:
     """The result of `attempt`, and how many it took.
 
     `left` gives the seconds left of the call, `pause` sleeps (and may raise to stop), `draw` a
-    number in [0, 1).
+    number in [0, 1). A call that ends because the server's pause is longer than its own time says
+    so in its error's `wait`.
     """
     attempts = 0
     while True:
+        closed = gate.left
+        if closed >= left():
+            raise _held(RateError(f"The endpoint wants no requests for {closed:.0f} s."), closed)
+        if closed:
+            pause(closed)
+            continue  # it may have been closed again
         attempts += 1
         try:
             return attempt(), attempts
         except Failure as failure:
+            if failure.asked is not None:
+                gate.close(failure.asked)
             wait = wait_after(attempts, failure.asked, draw())
-            spent = failure.most is not None and attempts >= failure.most
-            if spent or wait >= left():
+            if failure.most is not None and attempts >= failure.most:
                 raise failure.error from failure.error.__cause__
+            if wait >= left():
+                raise _held(failure.error, failure.asked) from failure.error.__cause__
         pause(wait)
+
+
+def _held(error: CallError, asked: float | None) -> CallError:
+    error.wait = asked
+    return error
 
 
 def wait_after(attempts: int, asked: float | None, drawn: float) -> float:

@@ -31,6 +31,13 @@ class Answer:
     prompt_tokens: int | None
     completion_tokens: int | None
 
+    @property
+    def tokens(self) -> int | None:
+        """All of them."""
+        if self.prompt_tokens is None or self.completion_tokens is None:
+            return None
+        return self.prompt_tokens + self.completion_tokens
+
 
 @dataclass(frozen=True, slots=True)
 class Style:

@@ -81,16 +81,13 @@ def size(
     else:
         slots = _cpu_slots(hardware, config, model_bytes)
         preparation, why = _cpu_preparation(hardware)
-    cap, cap_why = _llm_cap(hardware)
-    asked = config.llm_threads
-    start = min(cap, _LLM_START if asked is None else asked)
-    start_why = f"{start} to begin with" if asked is None else f"{asked} asked for"
+    start, cap, llm_why = _llm_threads(hardware, config.llm_threads)
     return Sizing(
         slots,
         preparation,
         why,
         start,
-        f"{start_why}; at most {cap}: {cap_why}",
+        llm_why,
         cap,
         hardware.cores,
         left_out,
@@ -220,12 +217,25 @@ def _gpu_preparation(hardware: Hardware, gpus: int) -> tuple[int, str]:
 # --- LLM -------------------------------------------------------------------------------------
 
 
-def _llm_cap(hardware: Hardware) -> tuple[int, str]:
-    """Calls wait for the network, not for cores; each holds a few descriptors."""
-    caps = [
-        (_LLM_MOST, f"never more than {_LLM_MOST}"),
-        (max(1, int(_LLM_PER_CORE * hardware.cores)), f"{_LLM_PER_CORE} per core"),
-    ]
+def _llm_threads(hardware: Hardware, asked: int | None) -> tuple[int, int, str]:
+    """Calls at once to begin with, and at most.
+
+    Calls wait for the network, not for cores, and each holds a few descriptors. A number that is
+    asked for is both, even on few cores.
+    """
+    caps = [(_LLM_MOST, f"never more than {_LLM_MOST}")]
+    if asked is None:
+        caps.append((max(1, int(_LLM_PER_CORE * hardware.cores)), f"{_LLM_PER_CORE} per core"))
+    else:
+        caps.append((asked, f"{asked} asked for"))
     if hardware.descriptors is not None:
         caps.append((max(1, hardware.descriptors // 4), "a quarter of the open files allowed"))
-    return min(caps, key=lambda pair: pair[0])
+    cap, reason = min(caps, key=lambda pair: pair[0])
+    if asked is not None:
+        return cap, cap, f"at most {cap}: {reason}"
+    start = min(cap, _LLM_START)
+    return (
+        start,
+        cap,
+        f"{start} to begin with, more if the endpoint bears it; at most {cap}: {reason}",
+    )

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 
 from engine import messages
 from engine.job import Job
+from engine.llm.limits import Limits
 from engine.messages import Unit
 from engine.records import SAMPLE_RATE, Piece, Problem, Span, Video, Window, WindowResult
 from engine.schedule import Schedule
@@ -64,7 +65,11 @@ class Replay:
     def run(self) -> float:
         """The makespan, ``open_seconds`` included."""
         self.schedule = Schedule(
-            dict(self.slots), self.preparation, 4, list(self.windows), may_wait=self.may_wait
+            dict(self.slots),
+            self.preparation,
+            Limits(4, 4),
+            list(self.windows),
+            may_wait=self.may_wait,
         )
         self.jobs = {video: self._job(video) for video in self.windows}
         self._perform(self.schedule.step(messages.Begin(), 0.0))
