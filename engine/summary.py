@@ -83,10 +83,10 @@ def spending_line(figures: Mapping[str, Any]) -> str | None:
 
 
 def _spent(took: Mapping[str, Any]) -> str:
-    tokens = f"{took['prompt_tokens']:,} tokens in, {took['completion_tokens']:,} out"
-    parts = [count(took["exchanges"], "exchange"), tokens]
-    if took["uncounted"]:
-        parts.append(f"{took['uncounted']} of them not counted by the server, taken at their most")
+    number, uncounted = count(took["exchanges"], "exchange"), took["uncounted"]
+    if uncounted:
+        number += f" ({uncounted} not counted by the server, taken at the most)"
+    parts = [number, f"{took['prompt_tokens']:,} tokens in, {took['completion_tokens']:,} out"]
     if took.get("cost") is not None:
         parts.append(f"cost {money(took['cost'])}")
     return ", ".join(parts)
