@@ -16,7 +16,9 @@ from engine.speech.quality import (
     flaw_of,
     goes_on,
     loops,
+    marked,
     rest_of,
+    text_of,
     without_noise,
 )
 
@@ -70,6 +72,14 @@ def test_two_hearings_agree_if_most_words_are_the_same():
 def test_unlikely_text_fails():
     assert flaw_of(result(*TALK, logprob=-1.01), 30.0) is Flaw.UNLIKELY
     assert flaw_of(result(*TALK, logprob=-0.99), 30.0) is None
+
+
+def test_short_sound_whose_text_stays_unlikely_was_no_speech_and_is_told():
+    laugh = marked(result(" lol"), Flaw.UNLIKELY, 1.1)
+    assert (laugh.pieces, laugh.suspect) == ((), Flaw.UNLIKELY)
+    for flaw, seconds in ((Flaw.UNLIKELY, 8.0), (Flaw.TOO_FAST, 1.1)):
+        kept = marked(result(*TALK), flaw, seconds)
+        assert (text_of(kept), kept.suspect) == ("".join(TALK), flaw)
 
 
 def test_seconds_of_speech_without_text_fail_unless_the_model_hears_none():

@@ -70,7 +70,7 @@ class Ladder:
             believed = self._cut(stretches, results, failing)
         for n, flaw in _flaws(results, stretches).items():
             if n not in believed or flaw is not Flaw.ECHO:
-                results[n] = replace(results[n], suspect=flaw)
+                results[n] = quality.marked(results[n], flaw, stretches[n].seconds)
         if rests:
             self._go_on(stretches, results, rests - 1)
         return results

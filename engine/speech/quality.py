@@ -71,6 +71,15 @@ def without_noise(result: WindowResult) -> WindowResult:
     return result
 
 
+def marked(result: WindowResult, flaw: Flaw, seconds: float) -> WindowResult:
+    """What is kept of a text that fails a gate however it was heard.
+
+    So short a sound need not be speech; a text of it that stays unlikely is none.
+    """
+    none = flaw is Flaw.UNLIKELY and seconds < ENOUGH
+    return replace(result, suspect=flaw, pieces=() if none else result.pieces)
+
+
 def rest_of(result: WindowResult, seconds: float) -> float | None:
     """The second from which the rest has to be heard; None: the text goes to the end."""
     if not result.pieces:
