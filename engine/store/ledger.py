@@ -111,9 +111,14 @@ class Ledger:
         """Keep a fact about this output folder."""
         self._db.execute("REPLACE INTO meta VALUES (?, ?)", (key, value))
 
+    @property
+    def changed(self) -> bool:
+        """Whether anything was recorded since the last commit."""
+        return self._db.total_changes != self._changes
+
     def commit(self) -> None:
         """Make durable what was recorded since the last commit."""
-        if self._db.total_changes != self._changes:
+        if self.changed:
             self._db.execute("COMMIT")
             self._db.execute("BEGIN")
             self._changes = self._db.total_changes
