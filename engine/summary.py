@@ -156,9 +156,10 @@ def _last_run(run: Mapping[str, Any] | None) -> str:
 
 
 def _text_goes_to(recipe: str, analyst: str, hosts: tuple[str, ...]) -> str:
+    who = printable(analyst)
     if not hosts:
-        return f"{'text goes to':<12} nobody for {recipe}: {printable(analyst)} works offline"
-    return f"{'text goes to':<12} {', '.join(map(printable, hosts))} for {recipe}, by {printable(analyst)}"
+        return f"{'text goes to':<12} nobody for {recipe}: {who} works offline"
+    return f"{'text goes to':<12} {', '.join(map(printable, hosts))} for {recipe}, by {who}"
 
 
 def _forecast(forecast: "Forecast") -> list[str]:

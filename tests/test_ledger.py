@@ -215,7 +215,9 @@ def test_status_of_a_folder_without_a_run_is_empty(tmp_path):
 
 def test_second_commit_without_changes_costs_nothing(ledger, tmp_path):
     ledger.set("a", "b")
+    assert ledger.changed
     ledger.commit()
+    assert not ledger.changed
     before = ledger._db.total_changes
     ledger.commit()
     assert ledger._db.total_changes == before
