@@ -393,6 +393,29 @@ def test_stopped_call_is_spent_at_its_most() -> None:
         assert (budget.own.exchanges, budget.own.uncounted) == (1, 1)
 
 
+def test_stop_ends_a_call_that_waits_for_what_another_may_leave() -> None:
+    with Server(script=lambda _: "hang") as server:
+        client = Client(server.url, None, "m", budget=Budget("m", max_tokens=200))
+        ended: list[BaseException] = []
+
+        def call() -> None:
+            try:
+                client.chat(ASKED, SCHEMA, 64)
+            except errors.CallError as error:
+                ended.append(error)
+
+        threads = [threading.Thread(target=call) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        while not server.requests:
+            time.sleep(0.01)
+        client.close()
+        for thread in threads:
+            thread.join(10.0)
+        assert [type(error) for error in ended] == [errors.CallStopped] * 2
+        assert len(server.requests) == 1
+
+
 def _chat_until_stopped(client: Client) -> None:
     with pytest.raises(errors.CallStopped):
         client.chat(ASKED, SCHEMA, 64)
