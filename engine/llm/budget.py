@@ -75,7 +75,7 @@ class Budget:
             option = f"--max-tokens-total {max_tokens}"
             self._limits.append(_Limit(option, max_tokens, tokens, lambda n: f"{n:,} tokens"))
         if max_cost is not None:
-            option = f"--max-cost {max_cost:g}"
+            option = f"--max-cost {max_cost:.12g}"
             self._limits.append(_Limit(option, max_cost, self._cost, money))
         self._changed = threading.Condition()  # protects the three below
         self._ended = Spent()
