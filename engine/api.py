@@ -8,19 +8,20 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 from engine import events
+from engine.analysis.analysts import PhrasebookAnalyst
 from engine.batches import MARKER, SpeechSetup
 from engine.config import Config, checked
 from engine.errors import EXIT_INCOMPLETE, DiskError, ReelmineError, UnguardedError
 from engine.loop import Loop, Setup, Signalled
 from engine.output.results import read_result_json
+from engine.planning import Plan, plan
 from engine.pools import worker
 from engine.pools.crew import RUN, environment
 from engine.pools.fitting import Fit
@@ -28,8 +29,8 @@ from engine.pools.hardware import snapshot
 from engine.pools.local import call_once, hush_resource_tracker
 from engine.pools.monitor import Monitor
 from engine.pools.scratch import windows_that_may_wait
-from engine.pools.sizing import Sizing, SlotPlan, size
-from engine.records import Probe, Problem, RunReport, Video, VideoResult
+from engine.pools.sizing import SlotPlan, size
+from engine.records import Problem, RunReport, VideoResult
 from engine.report import report_json, report_of
 from engine.setup import (
     Prepared,
@@ -45,6 +46,9 @@ from engine.speech.encoders import Encoder
 from engine.speech.models import ResolvedModel, catalogue, resolve
 from engine.store import fitted
 from engine.store.files import ScratchFolder, write_atomic
+from engine.store.recording import write_recording
+
+__all__ = ["Plan", "check_slots", "plan", "run", "stream"]
 
 OnEvent = Callable[[events.Event], None]
 Paths = Sequence[str | os.PathLike[str]]
@@ -104,46 +108,6 @@ def _read_back(result: VideoResult) -> VideoResult:
     return replace(result, transcript=stored.transcript, analyses=stored.analyses)
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a run would do, and why."""
-
-    videos: tuple[Video, ...]
-    done: int
-    todo: int
-    problems: tuple[Problem, ...]
-    model: str
-    model_note: str | None
-    encoder: Encoder
-    sizing: Sizing
-    notes: tuple[str, ...]  # what of the machine cannot be used, or is not known
-    analysts: tuple[tuple[str, str, tuple[str, ...]], ...]  # recipe, who answers, hosts
-    audio_seconds: float | None  # of the videos without a transcript; None: not all say
-    quality: str  # what happens to doubtful text, a sentence
-
-
-def plan(paths: Paths, config: Config | None = None) -> Plan:
-    """What ``run`` would do; looks into the containers, loads no model, writes nothing."""
-    config = checked(config or Config())
-    with ExitStack() as stack:
-        ready = prepare(paths, config, stack, look=True)
-        todo = [job.video.path for job in ready.jobs.values() if job.transcript is None]
-        return Plan(
-            ready.found.videos,
-            len(ready.done),
-            len(ready.jobs),
-            ready.found.problems,
-            ready.model.name,
-            ready.model.note,
-            ready.encoder,
-            ready.sizing,
-            (*ready.hardware.notes, *ready.sizing.left_out),
-            tuple((recipe.name, ready.answers, ready.hosts) for recipe in ready.recipes),
-            _audio_seconds(todo, config),
-            _quality(config),
-        )
-
-
 def check_slots(config: Config) -> list[tuple[SlotPlan, bool, str]]:
     """Open every slot there would be, one after the other: whether it works, and a sentence."""
     config = checked(config)
@@ -195,7 +159,12 @@ def _run(paths: Paths, config: Config, tell: OnEvent, stop: _Stop) -> RunReport:
                 loop.run()
             loop.unfinished()
             _remember(ready, loop, config, tell)
-        trouble = _write_table(ready)
+        trouble = (
+            *_trouble_of(
+                lambda: ready.shelf.write_table(ready.found.videos, changed=bool(ready.jobs))
+            ),
+            *_trouble_of(lambda: _record(ready, config.record, tell)),
+        )
         report = report_of(ready, loop, results, time.monotonic() - began, trouble)
         report = _write_report(config.output, report)
         ready.ledger.end_run(report.exit_code)
@@ -203,12 +172,27 @@ def _run(paths: Paths, config: Config, tell: OnEvent, stop: _Stop) -> RunReport:
     return report
 
 
-def _write_table(ready: Prepared) -> tuple[Problem, ...]:
+def _trouble_of(write: Callable[[], None]) -> tuple[Problem, ...]:
     try:
-        ready.shelf.write_table(ready.found.videos, changed=bool(ready.jobs))
+        write()
     except DiskError as error:
         return (error.problem,)
     return ()
+
+
+def _record(ready: Prepared, path: Path | None, tell: OnEvent) -> None:
+    """For ``--record``: what the ledger holds of language models, in one file."""
+    if path is None:
+        return
+    replies = ready.ledger.replies()
+    write_recording(path, (r for r in replies if r.model != PhrasebookAnalyst.name))
+    if unnamed := ready.ledger.unnamed_replies:
+        tell(
+            events.Notice(
+                f"{unnamed} replies are from before it was kept which model gave them: {path} "
+                "lacks them."
+            )
+        )
 
 
 def _write_report(output: Path, report: RunReport) -> RunReport:
@@ -302,28 +286,6 @@ def _keeping(results: list[VideoResult], tell: OnEvent) -> OnEvent:
         tell(event)
 
     return keep
-
-
-def _quality(config: Config) -> str:
-    if config.mode == "sequential":
-        return "text stays as it is decoded: the gates do not apply to --mode sequential."
-    if not config.quality_gates:
-        return "text stays as it is decoded: --no-quality-gates."
-    return "text that fails a quality gate is decoded again, and marked if it still fails."
-
-
-def _audio_seconds(paths: Sequence[str], config: Config) -> float | None:
-    """Seconds of audio as the containers declare them; None if one does not say."""
-    if not paths:
-        return 0.0
-    with ScratchFolder(config.scratch) as scratch:
-        try:
-            found = call_once(environment(scratch.path, 1, None), worker.probe, tuple(paths))
-        except BrokenExecutor:  # a container crashed the reader; a run finds out which
-            return None
-    lengths = [probe.duration for probe in found if isinstance(probe, Probe)]
-    known = [length for length in lengths if length is not None]
-    return sum(known) if len(known) == len(lengths) else None
 
 
 def _check_slot(

@@ -1,8 +1,9 @@
 """The LLM side of a run: chunks go out as calls, results go back to their jobs.
 
 A chunk whose reply was paid for before is answered from the ledger at once. A failed call is a
-state of its chunk, never an empty list. When the endpoint is of no use (a wrong key, nobody there),
-no further call is made and every open chunk gets that reason: transcription goes on.
+state of its chunk, never an empty list. When the endpoint is of no use (a wrong key, nobody there)
+or the budget leaves no room, no further call is made and every open chunk gets that reason:
+transcription goes on.
 
 Owner: the loop's thread, except for the analyst's ``call``, which runs in the LLM threads.
 """
@@ -20,12 +21,13 @@ from engine.analysis.analysts import Analyst, result
 from engine.analysis.recipes import Recipe
 from engine.errors import CallError, CallStopped, CallTimeout, EndpointError, ReelmineError
 from engine.job import Job
+from engine.llm.budget import Budget
 from engine.llm.exchanges import Exchange, Sent
 from engine.llm.limits import Limits
 from engine.llm.pauses import Pauses
 from engine.messages import CallKey
 from engine.pools.threads import CallOutcome, CallPool
-from engine.records import Chunk, ChunkResult, Problem, Reply, State
+from engine.records import Chunk, ChunkResult, Problem, Reply, Spent, State
 from engine.store.ledger import Ledger
 from engine.terminal import clock
 
@@ -44,6 +46,7 @@ class Answerer:
     listen: Callable[[Callable[[Sent | Exchange], object]], None]  # who hears of each HTTP exchange
     threads: int  # calls at once, at most
     timeout: float  # seconds a call may take
+    budget: Budget | None = None  # None: nothing is spent
 
 
 class Calls:
@@ -73,19 +76,20 @@ class Calls:
         self._ready: dict[CallKey, float] = {}  # when a chunk began to wait, monotonic
         self._waits = (0, 0.0)  # calls, seconds that their chunks waited
         self._refused = 0
+        self._spent = answerer.budget.own if answerer.budget else Spent()  # as the ledger has it
         self._pauses = Pauses()
         answerer.listen(queue.put)
 
     def ask(self, number: int, recipe: str, chunk: Chunk) -> None:
         """A new chunk: a reply paid for before, or it waits for a call."""
         job = self._jobs[number]
-        if self.endpoint is not None:
-            self._give_up(number, recipe, chunk.index)
-            return
         asked = job.questions[recipe].recipe
         known = self._ledger.reply(self._answerer.analyst.key(asked, chunk))
         if known is not None:
             job.add_chunk(recipe, result(asked, chunk, known))
+            return
+        if self.endpoint is not None:
+            self._give_up(number, recipe, chunk.index)
             return
         key = number, recipe, chunk.index
         self._open[key] = asked, chunk
@@ -144,6 +148,15 @@ class Calls:
                 late = self._queue.get_nowait()
                 if isinstance(late, CallOutcome) and late.reply and late.key in self._open:
                     self._keep(*self._open[late.key], late.reply)
+        self.record_spending()
+
+    def record_spending(self) -> None:
+        """What the calls have spent so far goes to the ledger; those under way at their most."""
+        budget = self._answerer.budget
+        spent = budget.own if budget else self._spent
+        if budget is not None and spent != self._spent:
+            self._spent = spent
+            self._ledger.save_spent(budget.model, spent)
 
     def _end(
         self, key: CallKey, reply: Reply | None, error: BaseException | None, began: float
@@ -192,7 +205,8 @@ class Calls:
             self._tell(events.Notice(f"{error} The chunks wait {span} for it; all else goes on."))
 
     def _keep(self, asked: Recipe, chunk: Chunk, reply: Reply) -> ChunkResult:
-        self._ledger.add_reply(self._answerer.analyst.key(asked, chunk), reply)
+        analyst = self._answerer.analyst
+        self._ledger.add_reply(analyst.key(asked, chunk), reply, analyst.name, asked.name)
         return result(asked, chunk, reply)
 
     def _endpoint_trouble(self, error: BaseException) -> None:

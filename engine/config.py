@@ -73,6 +73,12 @@ class Config:
     llm_tpm: int | None = None  # tokens a minute
     call_timeout: float = 300.0  # seconds for a call, all attempts and waits
     attempt_timeout: float = 120.0  # seconds for one HTTP exchange
+    # hard limits: all that the output folder has spent counts, as long as its ledger is there
+    max_cost: float | None = None
+    max_tokens_total: int | None = None  # of prompts and answers
+    prices: Path | None = None  # TOML: per model input and output, for a million tokens
+    record: Path | None = None  # the replies that the folder holds go there
+    replay: Path | None = None  # answers come from there alone
 
 
 def load(
@@ -197,4 +203,9 @@ _PARSERS: dict[str, Callable[[object], object]] = {
     "llm_tpm": values.whole(1),
     "call_timeout": values.seconds,
     "attempt_timeout": values.seconds,
+    "max_cost": values.amount,
+    "max_tokens_total": values.whole(1, digits=15),
+    "prices": values.file,
+    "record": values.file,
+    "replay": values.file,
 }

@@ -139,6 +139,18 @@ class EndpointError(CallError):
     code = "E_LLM_ENDPOINT"
 
 
+class BudgetError(EndpointError):
+    """The limit on tokens or cost leaves no room for another call; raise it to go on."""
+
+    code = "E_BUDGET"
+
+
+class NotRecordedError(CallError):
+    """The recording holds no reply to this question."""
+
+    code = "E_NOT_RECORDED"
+
+
 class UnreachableError(CallError):
     """The endpoint cannot be reached."""
 

@@ -228,6 +228,8 @@ class Loop:
     def _act_all(self) -> None:
         """One commit, then what follows from it, until nothing follows."""
         while True:
+            if self.calls is not None and self._ledger.changed:
+                self.calls.record_spending()  # goes with it: no commit of its own
             self._ledger.commit()
             actions, self._actions = self._actions, []
             for action in actions:

@@ -125,6 +125,16 @@ _CALLS = (
     _value("--llm-tpm N", "Tokens a minute; default: as the endpoint tells.", _ANALYSIS),
     _value("--call-timeout SECONDS", "Seconds for a call, all attempts; default 300.", _ANALYSIS),
     _value("--attempt-timeout SECONDS", "Seconds for one HTTP exchange; default 120.", _ANALYSIS),
+    _value(
+        "--max-tokens-total N",
+        "No call beyond so many tokens, earlier runs into the folder counted (its ledger keeps the "
+        "count: one that is lost or damaged forgets it).",
+        _ANALYSIS,
+    ),
+    _value("--max-cost AMOUNT", "The same, as a cost by --prices.", _ANALYSIS),
+    _value("--prices FILE", "TOML: per model input and output for a million tokens.", _ANALYSIS),
+    _value("--record FILE", "Write the replies that the output folder holds.", _ANALYSIS),
+    _value("--replay FILE", "Take all replies from there: no endpoint, no key.", _ANALYSIS),
 )
 _SLOTS = (_value("--slots N", "Transcribing processes; default: what the machine has.", _MACHINE),)
 _PROCESS = (

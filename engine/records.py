@@ -226,6 +226,26 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
+class Recorded:
+    """A reply with the question it answers."""
+
+    key: str  # digest of model, question and recipe
+    model: str
+    recipe: str
+    reply: Reply
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What HTTP exchanges with one model took; what nobody counted is in it at its most."""
+
+    exchanges: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    uncounted: int = 0  # exchanges of which the server told no usage
+
+
+@dataclass(frozen=True, slots=True)
 class ChunkResult:
     """How one chunk ended; ``items`` means something only if ``state`` is done."""
 

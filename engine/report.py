@@ -4,17 +4,18 @@ The exit code tells the truth: 0 only if everything asked for is there. Pure.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from engine import floor
 from engine.calls import Calls
 from engine.errors import EXIT_DONE, EXIT_INCOMPLETE, EXIT_TRY_AGAIN
+from engine.llm.budget import Budget, total
 from engine.loop import Loop
 from engine.pools.hardware import Hardware
 from engine.pools.sizing import Sizing
-from engine.records import Problem, RunReport, State, VideoResult
+from engine.records import Problem, RunReport, Spent, State, VideoResult
 from engine.setup import Prepared
 from engine.usage import Usage
 
@@ -116,6 +117,8 @@ def _figures(
         "memory_steps": loop.batches.shortage.steps if loop else [],
         **_usage(prepared, loop),
         **_calls(loop.calls if loop else None),
+        "llm_run": _spending(prepared.budget, prepared.budget.run),
+        "llm_folder": _spending(prepared.budget, prepared.budget.folder),
     }
 
 
@@ -128,6 +131,11 @@ def _calls(calls: Calls | None) -> dict[str, float | None]:
         "requests_refused": calls.limits.refused if calls else 0,  # with a 429
         "call_overruns": calls.overruns if calls else 0,
     }
+
+
+def _spending(budget: Budget, spent: Mapping[str, Spent]) -> dict[str, float | None]:
+    """What exchanges with language models took; a cost of None is not known."""
+    return {**asdict(total(spent)), "cost": budget.cost(spent)}
 
 
 def _usage(prepared: Prepared, loop: Loop | None) -> dict[str, float | None]:

@@ -11,25 +11,26 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from os import PathLike
 
-from engine.analysis.analysts import PHRASES, LlmAnalyst, PhrasebookAnalyst
-from engine.analysis.recipes import Recipe, load
+from engine.analysis.analysts import LlmAnalyst, PhrasebookAnalyst
+from engine.analysis.recorded import RecordedAnalyst
+from engine.answering import Answering, find_answering
 from engine.calls import Answerer
 from engine.config import Config
 from engine.errors import UsageError
 from engine.job import Job, Questions
-from engine.llm.endpoint import Endpoint, find_endpoint, open_client
+from engine.llm.budget import Budget, open_budget
+from engine.llm.endpoint import open_client
 from engine.media.find import Found, find_videos
 from engine.media.names import shown
 from engine.pools.hardware import Hardware, snapshot
 from engine.pools.sizing import Sizing, size
 from engine.records import Problem, SpeechOptions, Video, VideoResult
 from engine.speech.encoders import Encoder, Means, choose
-from engine.speech.models import ResolvedModel, find_models_folder, resolve
+from engine.speech.models import ResolvedModel, resolve
 from engine.speech.sources import Progress
 from engine.speech.weights import UnknownWeightsError, encoder_weights
 from engine.store import fitted
 from engine.store.files import RunLock, check_writable, sweep_temporaries
-from engine.store.keys import digest, fingerprint
 from engine.store.ledger import Ledger
 from engine.store.shelf import Shelf
 
@@ -47,22 +48,12 @@ class Prepared:
     hardware: Hardware
     sizing: Sizing
     options: SpeechOptions
-    recipes: Sequence[Recipe]
-    endpoint: Endpoint | None  # None: the phrasebook answers
+    answering: Answering
+    budget: Budget
     ledger: Ledger
     shelf: Shelf
     jobs: Mapping[int, Job]  # what is not done, by the video's number
     done: Sequence[VideoResult]
-
-    @property
-    def answers(self) -> str:
-        """Who answers the recipes."""
-        return self.endpoint.model if self.endpoint else PhrasebookAnalyst.name
-
-    @property
-    def hosts(self) -> tuple[str, ...]:
-        """Who receives the text of transcripts."""
-        return (self.endpoint.host,) if self.endpoint and self.recipes else ()
 
 
 def prepare(
@@ -78,9 +69,7 @@ def prepare(
     ``look``: only look, so that the output folder is neither made nor locked nor written to.
     ``on_fetch`` hears how many bytes of a model have been fetched, of how many.
     """
-    recipes = _recipes(config)
-    endpoint = find_endpoint(config) if recipes else None
-    _check_answerable(recipes, endpoint)
+    answering = find_answering(config)
     if not look:
         check_writable(config.output)
         stack.enter_context(RunLock(config.output))
@@ -90,6 +79,8 @@ def prepare(
     size(hardware, config, None)  # a device that is not there: said before a model is fetched
     ledger = Ledger(config.output, look=look)
     stack.callback(ledger.close)
+    asked = answering.endpoint
+    budget = open_budget(config, asked.model if asked else None, ledger.spent())
     model = _model(config, hardware, ledger, on_fetch)
     fits, damage = fitted.recall(model.identity, config.compute_type)
     if damage is not None:
@@ -102,13 +93,12 @@ def prepare(
         ledger,
         config.output_format,
         {"name": model.name, "identity": model.identity, "encoder": encoder.name},
-        asdict(options) | {"analyses": _analysis_keys(recipes, endpoint)},
+        asdict(options) | {"analyses": answering.keys()},
         look=look,
     )
-    answers = endpoint.model if endpoint else PhrasebookAnalyst.name
     language = config.language if model.multilingual else "en"
     found = _without_strangers(found, shelf)
-    jobs, done = _jobs(found.videos, shelf, recipes, answers, language)
+    jobs, done = _jobs(found.videos, shelf, answering, language)
     return Prepared(
         found,
         model,
@@ -116,8 +106,8 @@ def prepare(
         hardware,
         sizing,
         options,
-        recipes,
-        endpoint,
+        answering,
+        budget,
         ledger,
         shelf,
         jobs,
@@ -127,16 +117,25 @@ def prepare(
 
 def open_answerer(prepared: Prepared, config: Config, stack: ExitStack) -> Answerer | None:
     """Who answers, ready to be called; a client closes with the stack."""
-    if not prepared.recipes:
+    answering, budget = prepared.answering, prepared.budget
+    if not answering.recipes:
         return None
     threads = prepared.sizing.llm_cap
-    if prepared.endpoint is None:
-        book = PhrasebookAnalyst.bundled()
-        return Answerer(book, True, lambda: None, lambda _: None, threads, config.call_timeout)
-    client = open_client(prepared.endpoint, config, threads)
+    if answering.endpoint is None:
+        recorded = answering.recording
+        local = RecordedAnalyst(recorded) if recorded else PhrasebookAnalyst.bundled()
+        english, timeout = recorded is None, config.call_timeout
+        return Answerer(local, english, lambda: None, lambda _: None, threads, timeout)
+    client = open_client(answering.endpoint, config, threads, budget)
     stack.callback(client.close)
     return Answerer(
-        LlmAnalyst(client), False, client.stop, client.listen, threads, config.call_timeout
+        LlmAnalyst(client),
+        False,
+        client.stop,
+        client.listen,
+        threads,
+        config.call_timeout,
+        budget,
     )
 
 
@@ -188,23 +187,6 @@ def speech_options(config: Config, model: ResolvedModel) -> SpeechOptions:
     )
 
 
-def _recipes(config: Config) -> list[Recipe]:
-    recipes = [load(name) for name in config.recipe] if config.analysis else []
-    names = [recipe.name for recipe in recipes]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise UsageError(f"Two recipes are called {twice.pop()}: rename one in its file.")
-    return recipes
-
-
-def _check_answerable(recipes: Sequence[Recipe], endpoint: Endpoint | None) -> None:
-    unanswered = [recipe.name for recipe in recipes if recipe.needs_endpoint]
-    if unanswered and endpoint is None:
-        raise UsageError(
-            f"The recipe {unanswered[0]} needs a language model: give --llm-model (and "
-            "--llm-base-url for a server of your own); offline there is only expressions."
-        )
-
-
 def _model(
     config: Config, hardware: Hardware, ledger: Ledger, on_fetch: Progress | None
 ) -> ResolvedModel:
@@ -244,22 +226,6 @@ def choose_encoder(
     return choose(config.encoder, begun, means, sequential=config.mode == "sequential")
 
 
-def _analysis_keys(recipes: Sequence[Recipe], endpoint: Endpoint | None) -> dict[str, str]:
-    """Recipe -> key of everything that changes its answers, beside the text."""
-    if not recipes:
-        return {}
-    who = endpoint.model if endpoint else _phrasebook_digest()
-    return {recipe.name: digest([recipe.digest, who]) for recipe in recipes}
-
-
-def _phrasebook_digest() -> str:
-    book = find_models_folder() / PhrasebookAnalyst.name / PHRASES
-    try:
-        return fingerprint(str(book), book.stat().st_size)
-    except OSError as error:
-        raise UsageError(f"The phrasebook {book} cannot be read: install reelmine anew.") from error
-
-
 def _without_strangers(found: Found, shelf: Shelf) -> Found:
     """Without videos whose results would overwrite another one's, of an earlier run."""
     kept, problems = [], list(found.problems)
@@ -279,8 +245,7 @@ def _without_strangers(found: Found, shelf: Shelf) -> Found:
 def _jobs(
     videos: Sequence[Video],
     shelf: Shelf,
-    recipes: Sequence[Recipe],
-    answers: str,
+    answering: Answering,
     language: str | None,
 ) -> tuple[dict[int, Job], list[VideoResult]]:
     jobs: dict[int, Job] = {}
@@ -290,7 +255,7 @@ def _jobs(
         if standing.result is not None:
             done.append(standing.result)
             continue
-        questions = [Questions(recipe, answers) for recipe in recipes]
+        questions = [Questions(recipe, answering.name) for recipe in answering.recipes]
         job = Job(video, shelf.speech_key(video), questions, language)
         if standing.transcript is not None:
             job.seal_read_back(standing.transcript)

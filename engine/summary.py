@@ -8,11 +8,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from engine.llm.prices import money
 from engine.records import Analysis, RunReport, State, Video, VideoResult
 from engine.terminal import clock, count, printable
 
 if TYPE_CHECKING:
     from engine.api import Plan
+    from engine.forecast import Forecast
 
 _WORDS = {State.TIMED_OUT: "timed out"}
 _FINE = (State.DONE, State.SKIPPED)
@@ -69,6 +71,27 @@ def usage_line(figures: Mapping[str, Any]) -> str | None:
     return ", ".join(parts) or None
 
 
+def spending_line(figures: Mapping[str, Any]) -> str | None:
+    """What language models took, in this run and for the folder; None: nothing ever."""
+    run, folder = figures.get("llm_run"), figures.get("llm_folder")
+    if not run or not folder or not folder["exchanges"]:
+        return None
+    if run == folder:
+        return f"language model: {_spent(run)}"
+    now = _spent(run) if run["exchanges"] else "nothing now"
+    return f"language model: {now}; in all runs {_spent(folder)}"
+
+
+def _spent(took: Mapping[str, Any]) -> str:
+    number, uncounted = count(took["exchanges"], "exchange"), took["uncounted"]
+    if uncounted:
+        number += f" ({uncounted} not counted by the server, taken at the most)"
+    parts = [number, f"{took['prompt_tokens']:,} tokens in, {took['completion_tokens']:,} out"]
+    if took.get("cost") is not None:
+        parts.append(f"cost {money(took['cost'])}")
+    return ", ".join(parts)
+
+
 def flaws_of(result: VideoResult) -> Iterator[Flaw]:
     """What is not as it should be with a video: itself, or its analyses."""
     name = name_of(result.video)
@@ -105,7 +128,8 @@ def plan_lines(plan: "Plan", *, every_video: bool = False) -> list[str]:
     lines.append(f"{'preparation':<12} {workers}: {sizing.preparation_why}")
     lines.append(f"{'LLM threads':<12} {sizing.llm_threads}: {sizing.llm_why}")
     lines.append(f"{'quality':<12} {plan.quality}")
-    return lines + [_text_goes_to(*analyst) for analyst in plan.analysts]
+    lines += [_text_goes_to(*analyst) for analyst in plan.analysts]
+    return lines + (_forecast(plan.forecast) if plan.forecast else [])
 
 
 def status_lines(status: Mapping[str, Any]) -> list[str]:
@@ -115,6 +139,8 @@ def status_lines(status: Mapping[str, Any]) -> list[str]:
     for failure in status["failures"]:
         state, name = word(State(failure["state"])), printable(failure["video"])
         lines.append(f"  {state:<11} {name}  {printable(failure['message'] or '')}")
+    for model, took in status["spent"].items():
+        lines.append(f"spent     {printable(model)}: {_spent(took)}")
     return [*lines, f"last run  {_last_run(status['last_run'])}"]
 
 
@@ -130,9 +156,27 @@ def _last_run(run: Mapping[str, Any] | None) -> str:
 
 
 def _text_goes_to(recipe: str, analyst: str, hosts: tuple[str, ...]) -> str:
+    who = printable(analyst)
     if not hosts:
-        return f"{'text goes to':<12} nobody for {recipe}: {analyst} works offline"
-    return f"{'text goes to':<12} {', '.join(map(printable, hosts))} for {recipe}, by {analyst}"
+        return f"{'text goes to':<12} nobody for {recipe}: {who} works offline"
+    return f"{'text goes to':<12} {', '.join(map(printable, hosts))} for {recipe}, by {who}"
+
+
+def _forecast(forecast: "Forecast") -> list[str]:
+    found = forecast.estimate
+    known = f" ({found.answered:,} more are answered already)" if found.answered else ""
+    lines = [f"{'LLM calls':<12} {found.calls:,}{known}: {found.calls_why}"]
+    if not found.calls:
+        return lines
+    tokens = f"{found.prompt_tokens:,} in, {found.completion_tokens:,} out"
+    most = f"at most {found.most_completion_tokens:,} out"
+    if forecast.cost is not None and forecast.most_cost is not None:
+        tokens += f", cost {money(forecast.cost)}"
+        most += f", cost {money(forecast.most_cost)}"
+    lines.append(f"{'LLM tokens':<12} {tokens} ({most}, if none is repeated): {found.tokens_why}")
+    if forecast.over:
+        lines.append(f"{'over limit':<12} {forecast.over}: the calls would stop there; raise it")
+    return lines
 
 
 def _facts(result: VideoResult) -> Iterator[str]:

@@ -22,8 +22,16 @@ def text(value: object) -> str:
 
 
 def path(value: object) -> Path:
+    return _path(value, "folder")
+
+
+def file(value: object) -> Path:
+    return _path(value, "file")
+
+
+def _path(value: object, what: str) -> Path:
     if not isinstance(value, (str, Path)) or not str(value):
-        raise ValueError("the path of a folder is needed.")
+        raise ValueError(f"the path of a {what} is needed.")
     return Path(value).expanduser()
 
 
@@ -48,23 +56,32 @@ def choice(allowed: Iterable[str]) -> Callable[[object], str]:
     return parse
 
 
-def whole(least: int) -> Callable[[object], int]:
+def whole(least: int, digits: int = 9) -> Callable[[object], int]:
     def parse(value: object) -> int:
-        digits = str(value).strip()
-        if not re.fullmatch(r"\d{1,9}", digits, re.ASCII) or int(digits) < least:
+        written = str(value).strip()
+        fits = re.fullmatch(rf"\d{{1,{digits}}}", written, re.ASCII)
+        if not fits or int(written) < least:
             raise ValueError(f"a whole number from {least} up is needed.")
-        return int(digits)
+        return int(written)
 
     return parse
 
 
 def seconds(value: object) -> float:
+    return _above_zero(value, "a number of seconds")
+
+
+def amount(value: object) -> float:
+    return _above_zero(value, "an amount")
+
+
+def _above_zero(value: object, what: str) -> float:
     try:
         number = float(str(value))
     except ValueError:
         number = math.nan
     if not 0 < number < math.inf:
-        raise ValueError("a number of seconds above 0 is needed.")
+        raise ValueError(f"{what} above 0 is needed.")
     return number
 
 

@@ -97,6 +97,10 @@ def test_every_field_can_come_from_each_place(tmp_path: Path) -> None:
         ("llm_base_url", "http://host:port/", "http://localhost:8000/v1"),
         ("recipe", "expressions,,summary", "separated by commas"),
         ("model", " ", "text"),
+        ("max_cost", "0", "an amount above 0"),
+        ("max_cost", "1 EUR", "an amount above 0"),
+        ("max_tokens_total", "1e6", "whole number from 1 up"),
+        ("max_tokens_total", "0", "whole number from 1 up"),
     ],
 )
 def test_wrong_value_names_its_origin_and_what_is_allowed(

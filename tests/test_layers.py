@@ -65,6 +65,7 @@ PURE = {
     "pools/pressure.py",
     "pools/scratch.py",
     "analysis/chunking.py",
+    "analysis/estimate.py",
     "analysis/grounding.py",
     "analysis/merging.py",
     "analysis/prompts.py",

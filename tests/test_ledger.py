@@ -5,13 +5,14 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from dataclasses import asdict
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from shell import environment
 
-from engine.records import Piece, Problem, Reply, State, WindowResult, Word
+from engine.records import Piece, Problem, Recorded, Reply, Spent, State, WindowResult, Word
 from engine.speech.quality import Flaw
 from engine.store import ledger as module
 from engine.store.ledger import FILE, Ledger, Row, read_status
@@ -39,9 +40,9 @@ from pathlib import Path
 from engine.records import Reply
 from engine.store.ledger import Ledger
 ledger = Ledger(Path(sys.argv[1]))
-ledger.add_reply("kept", Reply("[]"))
+ledger.add_reply("kept", Reply("[]"), "m", "summary")
 ledger.commit()
-ledger.add_reply("lost", Reply("[]"))
+ledger.add_reply("lost", Reply("[]"), "m", "summary")
 print("ready", flush=True)
 sys.stdin.read()
 """
@@ -62,6 +63,56 @@ sys.stdin.read()
     assert ledger.reply("kept") == Reply("[]")
     assert ledger.reply("lost") is None
     ledger.close()
+
+
+def test_what_was_spent_comes_back_by_model(ledger, tmp_path):
+    ledger.save_spent("m", Spent(1, 20, 3, 1))
+    ledger.save_spent("n", Spent(1, 2, 3))
+    ledger.save_spent("m", Spent(2, 40, 6, 1))
+    ledger.commit()
+    assert ledger.spent() == {"m": Spent(2, 40, 6, 1), "n": Spent(1, 2, 3)}
+    assert read_status(tmp_path)["spent"]["m"] == {
+        "exchanges": 2,
+        "prompt_tokens": 40,
+        "completion_tokens": 6,
+        "uncounted": 1,
+    }
+
+
+def test_replies_are_listed_by_key_with_who_gave_them(ledger):
+    ledger.add_reply("b", Reply("[]", prompt_tokens=3), "m", "summary")
+    ledger.add_reply("a", Reply("[]"), "n", "chapters")
+    assert list(ledger.replies()) == [
+        Recorded("a", "n", "chapters", Reply("[]")),
+        Recorded("b", "m", "summary", Reply("[]", prompt_tokens=3)),
+    ]
+    assert ledger.unnamed_replies == 0
+
+
+def test_ledger_from_before_replies_had_a_name_goes_on(tmp_path):
+    (tmp_path / ".reelmine").mkdir()
+    with sqlite3.connect(tmp_path / FILE) as old:
+        old.execute("CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID")
+        old.execute("INSERT INTO meta VALUES ('version', '1')")
+        old.execute(
+            "CREATE TABLE replies (key TEXT PRIMARY KEY, reply TEXT NOT NULL,"
+            " created REAL NOT NULL) WITHOUT ROWID"
+        )
+        reply = json.dumps(asdict(Reply("[]")))
+        old.execute("INSERT INTO replies VALUES ('old', ?, 1.0)", (reply,))
+        for name in ("videos", "runs"):
+            columns = "name, state, code, message, id, started, ended, exit_code, host, pid"
+            old.execute(f"CREATE TABLE {name} ({columns})")
+    old.close()
+    assert read_status(tmp_path)["spent"] == {}
+    for look in (True, False):
+        ledger = Ledger(tmp_path, look=look)
+        assert ledger.notice is None
+        assert ledger.reply("old") == Reply("[]")
+        assert (list(ledger.replies()), ledger.unnamed_replies) == ([], 1)
+        ledger.add_reply("new", Reply("[]"), "m", "summary")
+        assert [entry.key for entry in ledger.replies()] == ["new"]
+        ledger.close()
 
 
 results = st.builds(
@@ -164,7 +215,9 @@ def test_status_of_a_folder_without_a_run_is_empty(tmp_path):
 
 def test_second_commit_without_changes_costs_nothing(ledger, tmp_path):
     ledger.set("a", "b")
+    assert ledger.changed
     ledger.commit()
+    assert not ledger.changed
     before = ledger._db.total_changes
     ledger.commit()
     assert ledger._db.total_changes == before

@@ -1,6 +1,5 @@
 """The client over real sockets: each thing a server does ends in its own error, on time."""
 
-import json
 import logging
 import os
 import secrets
@@ -17,10 +16,12 @@ import pytest
 from engine import errors
 from engine.config import Config
 from engine.llm import retry
+from engine.llm.budget import Budget
 from engine.llm.client import CONNECT_ATTEMPTS, SERVER_ATTEMPTS, Client
 from engine.llm.endpoint import find_endpoint, host_of, is_loopback, open_client, read_key
 from engine.llm.exchanges import Allowance, Exchange, Sent
 from engine.llm.wire import Answer, Style, adapt, read_reply, scrub
+from engine.records import Spent
 from engine.testing.server import Canned, Request, Script, Server
 
 ASKED = [{"role": "user", "content": "?"}]
@@ -304,6 +305,133 @@ def test_models_of_the_endpoint_are_listed() -> None:
         wrong.close()
 
 
+# what it spends
+
+
+def spent_on(script: Script, **options: Any) -> tuple[Spent, list[Request], Exception | None]:
+    """What one question takes, the requests, and how it ended."""
+    budget, ended = Budget("m", max_tokens=options.pop("max_tokens", None)), None
+    with Server(script=script) as server:
+        options = {"call_timeout": 30.0, "attempt_timeout": 10.0, **options}
+        client = Client(server.url, None, "m", budget=budget, **options)
+        try:
+            client.chat(ASKED, SCHEMA, 64)
+        except errors.CallError as error:
+            ended = error
+        client.close()
+        return budget.own, server.requests, ended
+
+
+COUNTED = Spent(1, 7, 3, 0)
+
+
+@pytest.mark.parametrize("refused", [429, 500, 503, 400, 401, Canned("", 307)])
+def test_refused_exchange_costs_nothing(refused: Any) -> None:
+    spent, requests, ended = spent_on(lambda _: refused, call_timeout=0.5)
+    assert requests and ended is not None
+    assert spent == Spent()
+
+
+def test_answer_is_spent_as_the_server_counts_it_and_refusals_before_it_are_free() -> None:
+    assert spent_on([500, 429, refusal("json_schema is not supported"), FINE])[0] == COUNTED
+
+
+def test_unusable_answer_is_paid_for_as_well() -> None:
+    empty = completion(None)
+    assert spent_on([empty, FINE])[0] == Spent(2, 14, 6, 0)
+    assert spent_on([completion(None, refusal="no")])[0] == COUNTED
+
+
+@pytest.mark.parametrize(
+    "answer", ["html", "null", "truncated", "reset", "short", "hang", "drip-headers", "504", "524"]
+)
+def test_exchange_that_may_be_charged_is_spent_at_its_most(answer: Any) -> None:
+    spent, _, ended = spent_on([answer, FINE], attempt_timeout=0.5)
+    assert ended is None
+    assert (spent.exchanges, spent.uncounted) == (2, 1)
+    assert spent.completion_tokens == 64 + 3
+    assert 7 < spent.prompt_tokens < 300
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        None,
+        {"prompt_tokens": 0, "completion_tokens": 0},
+        {"prompt_tokens": -7, "completion_tokens": 3},
+        {"prompt_tokens": 10**30, "completion_tokens": 3},
+        {"prompt_tokens": True, "completion_tokens": 3},
+    ],
+)
+def test_usage_that_is_none_is_not_believed(usage: Any) -> None:
+    body = {"choices": [{"message": {"content": "x"}}], "usage": usage}
+    spent, _, _ = spent_on([Canned(body)])
+    assert (spent.exchanges, spent.uncounted, spent.completion_tokens) == (1, 1, 64)
+
+
+def test_connection_that_was_refused_costs_nothing() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    budget = Budget("m", max_tokens=1_000)
+    client = Client(f"http://127.0.0.1:{port}/v1", None, "m", budget=budget)
+    with pytest.raises(errors.UnreachableError):
+        client.chat(ASKED, SCHEMA, 64)
+    assert budget.own == Spent()
+    client.close()
+
+
+def test_stopped_call_is_spent_at_its_most() -> None:
+    with Server(script=lambda _: "hang") as server:
+        budget = Budget("m")
+        client = Client(server.url, None, "m", budget=budget)
+        thread = threading.Thread(target=_chat_until_stopped, args=(client,))
+        thread.start()
+        while not server.requests:
+            time.sleep(0.01)
+        client.close()
+        thread.join(10.0)
+        assert (budget.own.exchanges, budget.own.uncounted) == (1, 1)
+
+
+def test_stop_ends_a_call_that_waits_for_what_another_may_leave() -> None:
+    with Server(script=lambda _: "hang") as server:
+        client = Client(server.url, None, "m", budget=Budget("m", max_tokens=200))
+        ended: list[BaseException] = []
+
+        def call() -> None:
+            try:
+                client.chat(ASKED, SCHEMA, 64)
+            except errors.CallError as error:
+                ended.append(error)
+
+        threads = [threading.Thread(target=call) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        while not server.requests:
+            time.sleep(0.01)
+        client.close()
+        for thread in threads:
+            thread.join(10.0)
+        assert [type(error) for error in ended] == [errors.CallStopped] * 2
+        assert len(server.requests) == 1
+
+
+def _chat_until_stopped(client: Client) -> None:
+    with pytest.raises(errors.CallStopped):
+        client.chat(ASKED, SCHEMA, 64)
+
+
+def test_exchange_that_does_not_fit_is_not_sent_not_even_a_second_attempt() -> None:
+    spent, requests, ended = spent_on([FINE], max_tokens=63)
+    assert isinstance(ended, errors.BudgetError)
+    assert (spent, requests) == (Spent(), [])
+    dear = Canned({"choices": [], "usage": {"prompt_tokens": 150, "completion_tokens": 0}})
+    assert len(spent_on([dear, FINE], max_tokens=500)[1]) == 2
+    spent, requests, ended = spent_on([dear, FINE], max_tokens=290)
+    assert isinstance(ended, errors.BudgetError)
+    assert (spent, len(requests)) == (Spent(1, 150, 0), 1)
+
+
 # the key
 
 
@@ -344,9 +472,9 @@ def test_part_of_our_key_is_taken_out_of_a_servers_words() -> None:
 
 def test_key_is_in_no_answer_either() -> None:
     key = secrets.token_hex(16)
-    assert read_reply(json.dumps(completion(f"<{key}>").body).encode(), key).text == "<[key]>"
+    assert read_reply(completion(f"<{key}>").body, key).text == "<[key]>"
     # what guards nothing may be a word of the transcript
-    assert read_reply(json.dumps(completion("ollama").body).encode(), "ollama").text == "ollama"
+    assert read_reply(completion("ollama").body, "ollama").text == "ollama"
 
 
 def test_key_comes_from_the_environment_or_from_a_file(tmp_path: Path) -> None:

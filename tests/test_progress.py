@@ -6,6 +6,7 @@ import pty
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TextIO
 
@@ -31,6 +32,7 @@ from engine.records import (
     ChunkResult,
     Problem,
     RunReport,
+    Spent,
     State,
     Transcript,
     Video,
@@ -190,6 +192,45 @@ def test_end_tells_how_the_slots_were_used_and_leaves_out_what_is_not_known() ->
         "transcribed in 0:00:58, predicted 0:01:01\n"
     ) in text
     assert "%" not in shown(START, RunFinished(RunReport(0, ())))
+
+
+def took(exchanges: int, cost: float | None = None, uncounted: int = 0) -> dict[str, float | None]:
+    spent = Spent(exchanges, 1_000 * exchanges, 50 * exchanges, uncounted)
+    return {**asdict(spent), "cost": cost}
+
+
+@pytest.mark.parametrize(
+    ("run", "folder", "line"),
+    [
+        (took(0, 0.0), took(0, 0.0), None),
+        (took(2), took(2), "language model: 2 exchanges, 2,000 tokens in, 100 out\n"),
+        (
+            took(1, 0.00125),
+            took(3, 12.5),
+            (
+                "language model: 1 exchange, 1,000 tokens in, 50 out, cost 0.00125; "
+                "in all runs 3 exchanges, 3,000 tokens in, 150 out, cost 12.50\n"
+            ),
+        ),
+        (
+            took(0, 0.0),
+            took(3, None, 2),
+            (
+                "language model: nothing now; in all runs 3 exchanges (2 not counted by the server,"
+                " taken at the most), 3,000 tokens in, 150 out\n"
+            ),
+        ),
+    ],
+)
+def test_end_tells_what_the_calls_took(
+    run: dict[str, float], folder: dict[str, float], line: str | None
+) -> None:
+    figures = {"llm_run": run, "llm_folder": folder}
+    text = shown(START, RunFinished(RunReport(0, (), figures=figures)))
+    if line is None:
+        assert "language model" not in text
+    else:
+        assert line in text
 
 
 def test_each_ended_video_is_one_line_with_its_figures() -> None:

@@ -123,15 +123,14 @@ class LlmAnalyst:
 
         Not the base URL: a server that moves to another port repeats nothing.
         """
-        asked = prompts.messages(recipe, chunk)
-        return digest([VERSION, self.name, recipe.digest, asked])
+        return question_key(self.name, recipe, chunk)
 
     def call(self, recipe: Recipe, chunk: Chunk) -> Reply:
         """The model's items. Within one deadline: an answer cut off is asked for again with double
         the tokens, an unusable one once more with the reason, a chunk too long for the model's
         context in two halves.
         """
-        if not any(count_words(cue.text) for cue in chunk.cues):
+        if not has_words(chunk):
             return Reply("[]", attempts=0)  # nothing was said: nothing to ask
         with self._client.call():
             try:
@@ -141,6 +140,16 @@ class LlmAnalyst:
                 if parts is None:
                     raise
             return _joined([_ask(self._client, recipe, part) for part in parts])
+
+
+def question_key(model: str, recipe: Recipe, chunk: Chunk) -> str:
+    """Names the reply of a language model to a question."""
+    return digest([VERSION, model, recipe.digest, prompts.messages(recipe, chunk)])
+
+
+def has_words(chunk: Chunk) -> bool:
+    """Whether anything was said in it: else there is nothing to ask a model."""
+    return any(count_words(cue.text) for cue in chunk.cues)
 
 
 def _ask(client: "Client", recipe: Recipe, chunk: Chunk) -> Reply:

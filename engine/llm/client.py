@@ -24,7 +24,8 @@ import openai
 
 from engine import errors
 from engine.llm import retry, wire
-from engine.llm.deadline import DeadlineTransport, Scope, self_check, within
+from engine.llm.budget import Budget
+from engine.llm.deadline import DeadlineTransport, Scope, current, self_check, within
 from engine.llm.endpoint import NO_KEY, host_of
 from engine.llm.exchanges import Exchange, Sent, granted
 
@@ -33,6 +34,7 @@ CONNECT_ATTEMPTS = 4
 SERVER_ATTEMPTS = 6
 
 _PASSING = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT)
+_GATEWAY_TIMEOUTS = (HTTPStatus.GATEWAY_TIMEOUT, 524)  # 524: Cloudflare's
 
 Refused = (openai.BadRequestError, openai.UnprocessableEntityError)
 
@@ -41,7 +43,8 @@ Listener = Callable[[Sent | Exchange], object]
 
 
 class Client:
-    """One endpoint and model. `connections` is the number of threads that may call at once."""
+    """One endpoint and model. `connections` is the number of threads that may call at once; without
+    a `budget` there is no limit to what they spend."""
 
     def __init__(
         self,
@@ -52,12 +55,14 @@ class Client:
         call_timeout: float = 300.0,
         attempt_timeout: float = 120.0,
         connections: int = 8,
+        budget: Budget | None = None,
     ) -> None:
         self_check()
         self.host = host_of(base_url)
         self.model = model
         self.call_timeout = call_timeout
         self.attempt_timeout = attempt_timeout
+        self._budget = budget or Budget(model)
         self._listener: Listener = _nobody
         self._gate = retry.Gate()
         self._key = api_key or NO_KEY
@@ -113,6 +118,7 @@ class Client:
     def stop(self) -> None:
         """End the calls under way with CallStopped, now; any thread may call it."""
         self._stopping.set()
+        self._budget.stop()
         self._transport.stop()
 
     def close(self) -> None:
@@ -158,15 +164,23 @@ class Client:
 
     def _exchange(self, request: Mapping[str, Any]) -> wire.Answer:
         """The answer in a 200; Refused, Failure or CallError for all else."""
-        with within(self.attempt_timeout) as scope, self._reported(scope) as report:
+        prompt, completion = wire.most_tokens(request)
+        with (
+            self._budget.exchange(prompt, completion, wait=current().left) as account,
+            within(self.attempt_timeout) as scope,
+            self._reported(scope) as report,
+        ):
             try:
                 report.reply = self._openai.chat.completions.with_raw_response.create(**request)
             except openai.OpenAIError as error:
                 report.error = error
+                account.free = not _may_cost(error, scope)
                 if isinstance(error, Refused):
                     raise
                 raise self._failure(error, scope) from None
-            report.answer = wire.read_reply(report.reply.content, self._key)
+            body = wire.read_object(report.reply.content, self._key)
+            account.counted = wire.usage(body)
+            report.answer = wire.read_reply(body, self._key)
             return report.answer
 
     @contextmanager
@@ -269,6 +283,14 @@ class _Report:
 def _failure(error: errors.CallError, cause: Exception, most: int | None = None) -> retry.Failure:
     error.__cause__ = cause
     return retry.Failure(error, most)
+
+
+def _may_cost(error: openai.OpenAIError, scope: Scope) -> bool:
+    """Whether an exchange without an answer may be charged: not where the server refused it, unless
+    a gateway only stopped waiting for it; and not if nothing was sent."""
+    if isinstance(error, openai.APIStatusError):
+        return error.status_code in _GATEWAY_TIMEOUTS
+    return scope.sent
 
 
 def _nobody(told: Sent | Exchange) -> None:

@@ -45,6 +45,7 @@ class Scope:
     received: int = 0  # bytes
     steps: int = 0  # times that the backend was asked
     oversize: bool = False
+    sent: bool = False  # something of a request may have left
     exchanges: int = 0  # counted by the client, in the outermost scope
 
     @property
@@ -245,6 +246,7 @@ class Stream(httpcore2.NetworkStream):
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         """All of `buffer`, in pieces, so that a server that reads slowly cannot hold us either."""
+        current().sent = True
         view = memoryview(buffer)
         while view:
             left = _left(httpcore2.WriteTimeout)

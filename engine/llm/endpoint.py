@@ -19,6 +19,7 @@ from engine.config import Config
 from engine.errors import UsageError
 
 if TYPE_CHECKING:
+    from engine.llm.budget import Budget
     from engine.llm.client import Client
 
 OPENAI_URL = "https://api.openai.com/v1"
@@ -56,7 +57,9 @@ def find_endpoint(config: Config, env: Mapping[str, str] = os.environ) -> Endpoi
     return Endpoint(base_url, host, config.llm_model, key or NO_KEY)
 
 
-def open_client(endpoint: Endpoint, config: Config, connections: int) -> "Client":
+def open_client(
+    endpoint: Endpoint, config: Config, connections: int, budget: "Budget | None" = None
+) -> "Client":
     """The client for the endpoint, for as many threads; imports the HTTP libraries (0.5 s)."""
     from engine.llm.client import Client
 
@@ -67,6 +70,7 @@ def open_client(endpoint: Endpoint, config: Config, connections: int) -> "Client
         call_timeout=config.call_timeout,
         attempt_timeout=config.attempt_timeout,
         connections=connections,
+        budget=budget,
     )
 
 

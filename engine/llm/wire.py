@@ -19,6 +19,8 @@ MALFORMED_ATTEMPTS = 2
 MAX_SHOWN = 300  # characters of a server's error text in ours
 SECRET = 16  # characters; a shorter key ("EMPTY", "ollama") guards nothing and may be a word
 PART = 12  # characters of a key that are too many to show
+MOST_COUNTED = 10**9  # tokens of one exchange; a server that tells more does not count
+TEMPLATE_TOKENS = 16  # that a chat template puts around a message
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,23 @@ def request_body(
     elif style.format == "json_object":
         request["response_format"] = {"type": "json_object"}
     return request
+
+
+def most_tokens(request: Mapping[str, Any]) -> tuple[int, int]:
+    """What a request can take at most: tokens of its prompt, and of the answer.
+
+    No server tells beforehand what a prompt takes, so it is bounded by the bytes of messages and
+    schema: half a token for a byte of ASCII (GPT-2's vocabulary, which is small, makes 0.28 of our
+    prompts, and 0.6 of digits alone), one for a byte of any other script (GPT-2's makes 0.97 of
+    Burmese; no vocabulary that falls back to bytes can make more), and some for the template.
+    """
+    sent = [request["messages"], request.get("response_format")]
+    text = json.dumps(sent, ensure_ascii=False)
+    plain = len(text.encode("ascii", "ignore"))
+    others = len(text.encode("utf-8", "surrogatepass")) - plain
+    template = TEMPLATE_TOKENS * (len(request["messages"]) + 1)
+    completion = request.get("max_tokens") or request.get("max_completion_tokens") or 0
+    return plain // 2 + others + template, completion
 
 
 def adapt(style: Style, message: str, kind: str, parameter: str) -> Style | None:
@@ -120,9 +139,8 @@ def told(body: object, text: str) -> tuple[str, str, str]:
     return str(message), str(kind or ""), str(inner.get("param") or "")
 
 
-def read_reply(content: bytes, key: str = "") -> Answer:
+def read_reply(body: Mapping[str, Any], key: str = "") -> Answer:
     """The answer in the body of a 200; Failure where a second attempt may bring one."""
-    body = read_object(content, key)
     choices = body.get("choices")
     if choices is None:
         shown = scrub(json.dumps(body.get("error", body)), key)
@@ -140,15 +158,24 @@ def read_reply(content: bytes, key: str = "") -> Answer:
         text = ""  # all tokens went into thinking
     if len(key) >= SECRET:
         text = text.replace(key, "[key]")  # answers are kept in files
-    usage = body.get("usage")
-    counts = usage if isinstance(usage, dict) else {}
+    prompt_tokens, completion_tokens = usage(body)
     return Answer(
         text,
         cut=reason == "length",
         attempts=1,
-        prompt_tokens=_count(counts.get("prompt_tokens")),
-        completion_tokens=_count(counts.get("completion_tokens")),
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
     )
+
+
+def usage(body: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """Tokens of prompt and answer as the server counted them; None where it does not count."""
+    told = body.get("usage")
+    counts = told if isinstance(told, dict) else {}
+    prompt = _count(counts.get("prompt_tokens"))
+    if not prompt:  # there is no prompt of 0 tokens: such a server fills in numbers
+        return None, None
+    return prompt, _count(counts.get("completion_tokens"))
 
 
 def read_object(content: bytes, key: str = "") -> dict[str, Any]:
@@ -170,4 +197,5 @@ def _malformed(error: errors.CallError) -> Failure:
 
 
 def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    return value if is_number and 0 <= value <= MOST_COUNTED else None

@@ -12,13 +12,13 @@ import sqlite3
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass, fields
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from engine.errors import LockedError
-from engine.records import Piece, Problem, Reply, State, WindowResult, Word
+from engine.records import Piece, Problem, Recorded, Reply, Spent, State, WindowResult, Word
 
 FILE = Path(".reelmine") / "ledger.sqlite"
 VERSION = "1"
@@ -70,7 +70,7 @@ class Ledger:
             self._db = self._open(path)
             self.notice = (
                 f"The ledger was damaged; it is rebuilt from the result files ({aside.name} keeps "
-                "the old one)."
+                "the old one), and what calls spent before no longer counts."
             )
 
     @staticmethod
@@ -111,9 +111,14 @@ class Ledger:
         """Keep a fact about this output folder."""
         self._db.execute("REPLACE INTO meta VALUES (?, ?)", (key, value))
 
+    @property
+    def changed(self) -> bool:
+        """Whether anything was recorded since the last commit."""
+        return self._db.total_changes != self._changes
+
     def commit(self) -> None:
         """Make durable what was recorded since the last commit."""
-        if self._db.total_changes != self._changes:
+        if self.changed:
             self._db.execute("COMMIT")
             self._db.execute("BEGIN")
             self._changes = self._db.total_changes
@@ -190,11 +195,34 @@ class Ledger:
         found = self._db.execute("SELECT reply FROM replies WHERE key = ?", (key,)).fetchone()
         return Reply(**json.loads(found[0])) if found else None
 
-    def add_reply(self, key: str, reply: Reply) -> None:
-        """Keep a reply, before it is used."""
+    def add_reply(self, key: str, reply: Reply, model: str, recipe: str) -> None:
+        """Keep a reply, before it is used, with who gave it and to which recipe."""
         self._db.execute(
-            "REPLACE INTO replies VALUES (?, ?, ?)", (key, json.dumps(asdict(reply)), time.time())
+            "REPLACE INTO replies (key, reply, created, model, recipe) VALUES (?, ?, ?, ?, ?)",
+            (key, json.dumps(asdict(reply)), time.time(), model, recipe),
         )
+
+    def replies(self) -> Iterator[Recorded]:
+        """All replies whose giver is known, in order of their keys."""
+        rows = self._db.execute(
+            "SELECT key, model, recipe, reply FROM replies WHERE model IS NOT NULL ORDER BY key"
+        )
+        for key, model, recipe, reply in rows:
+            yield Recorded(key, model, recipe, Reply(**json.loads(reply)))
+
+    @property
+    def unnamed_replies(self) -> int:
+        """How many replies are from before it was kept who gave them."""
+        query = "SELECT count(*) FROM replies WHERE model IS NULL"
+        return int(self._db.execute(query).fetchone()[0])
+
+    def spent(self) -> dict[str, Spent]:
+        """What this output folder has spent, by model."""
+        return dict(_spent(self._db))
+
+    def save_spent(self, model: str, spent: Spent) -> None:
+        """What one model has taken in all."""
+        self._db.execute("REPLACE INTO spent VALUES (?, ?, ?, ?, ?)", (model, *astuple(spent)))
 
     # what happened
 
@@ -239,6 +267,10 @@ def _make_tables(db: sqlite3.Connection) -> None:
         db.execute("INSERT INTO meta VALUES ('version', ?)", (VERSION,))
     elif found[0] != VERSION:
         raise sqlite3.DatabaseError(f"version {found[0]}")
+    columns = [name for _, name, *_ in db.execute("PRAGMA table_info(replies)")]
+    if "model" not in columns:  # a ledger from before replies could be recorded
+        for column in ("model", "recipe"):
+            db.execute(f"ALTER TABLE replies ADD COLUMN {column} TEXT")
 
 
 def _copy(path: Path) -> sqlite3.Connection:
@@ -284,10 +316,16 @@ def on_network(folder: Path) -> bool:
 
 
 def read_status(output: Path) -> Mapping[str, Any]:
-    """Counts per state, failures with their reasons, and the last run; read-only."""
+    """Counts per state, failures with their reasons, what was spent, the last run; read-only."""
     path = output / FILE
     if not path.exists():
-        return {"output": str(output), "videos": {}, "failures": [], "last_run": None}
+        return {
+            "output": str(output),
+            "videos": {},
+            "failures": [],
+            "spent": {},
+            "last_run": None,
+        }
     db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5.0)
     try:
         counts = dict(db.execute("SELECT state, count(*) FROM videos GROUP BY state ORDER BY 1"))
@@ -303,6 +341,9 @@ def read_status(output: Path) -> Mapping[str, Any]:
         last = db.execute(
             "SELECT started, ended, exit_code, host, pid FROM runs ORDER BY id DESC LIMIT 1"
         ).fetchone()
+        spent = {}
+        with suppress(sqlite3.OperationalError):  # a ledger from before it was counted
+            spent = {model: asdict(took) for model, took in _spent(db)}
     finally:
         db.close()
     names = ("started", "ended", "exit_code", "host", "pid")
@@ -310,8 +351,15 @@ def read_status(output: Path) -> Mapping[str, Any]:
         "output": str(output),
         "videos": counts,
         "failures": failures,
+        "spent": spent,
         "last_run": dict(zip(names, last, strict=True)) if last else None,
     }
+
+
+def _spent(db: sqlite3.Connection) -> Iterator[tuple[str, Spent]]:
+    names = ", ".join(field.name for field in fields(Spent))
+    for model, *numbers in db.execute(f"SELECT model, {names} FROM spent ORDER BY model"):
+        yield model, Spent(*numbers)
 
 
 def _failures(db: sqlite3.Connection) -> Iterator[tuple[str, str, str, str]]:

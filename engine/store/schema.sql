@@ -28,11 +28,22 @@ CREATE TABLE IF NOT EXISTS windows (
     PRIMARY KEY (speech_key, position)
 ) WITHOUT ROWID;
 
--- replies of the LLM, by everything that changes the answer
+-- replies, by everything that changes the answer
 CREATE TABLE IF NOT EXISTS replies (
     key     TEXT PRIMARY KEY,
     reply   TEXT NOT NULL,
-    created REAL NOT NULL
+    created REAL NOT NULL,
+    model   TEXT,                   -- that answered; NULL: it was kept before this was
+    recipe  TEXT
+) WITHOUT ROWID;
+
+-- what HTTP exchanges with a model took, those without an answer included
+CREATE TABLE IF NOT EXISTS spent (
+    model             TEXT PRIMARY KEY,
+    exchanges         INTEGER NOT NULL,
+    prompt_tokens     INTEGER NOT NULL,
+    completion_tokens INTEGER NOT NULL,
+    uncounted         INTEGER NOT NULL  -- exchanges of which the server told no usage
 ) WITHOUT ROWID;
 
 CREATE TABLE IF NOT EXISTS runs (

@@ -149,7 +149,8 @@ def workplace(tmp_path: Path) -> list[str]:
     (tmp_path / "debug.py").write_text(DEBUG)
     (tmp_path / "tmp").mkdir()
     words = ["run", "talk.wav", "-o", "out", "--model", str(texts), "--mode", "sequential"]
-    return [*words, "--recipe", "remarks.toml", "--llm-model", "parrot", "--verbose"]
+    return [*words, "--recipe", "remarks.toml", "--llm-model", "parrot", "--verbose",
+            "--record", "said.jsonl"]  # fmt: skip
 
 
 KEYS = [f"sk-proj-{secrets.token_urlsafe(24)}", secrets.token_hex(16)]
@@ -180,6 +181,7 @@ def test_key_that_the_server_repeats_is_found_nowhere(
     assert [chunk["index"] for chunk in failed] == [2, 3, 4, 5, 6, 7, 8, 9]
     assert reasons.count("[key]") >= 5
     assert b"my key is [key]" in seen.files[str(tmp_path / "out" / "talk.json")]
+    assert b"my key is [key]" in seen.files[str(tmp_path / "said.jsonl")]
     ledger = b"".join(data for name, data in seen.files.items() if "ledger.sqlite" in name)
     assert b"my key is [key]" in ledger
     assert any("spawn_main" in " ".join(words) for words in seen.command_lines)

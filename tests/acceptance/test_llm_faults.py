@@ -300,10 +300,11 @@ def send_sick_to(url: str, patch: pytest.MonkeyPatch) -> list[str]:
     connect = Backend.connect_tcp
 
     def split(prepared: Prepared, config: engine.Config, stack: ExitStack) -> Answerer:
-        assert prepared.endpoint is not None
+        asked = prepared.answering
+        assert asked.endpoint is not None
         healthy = opened(prepared, config, stack)
-        there = replace(prepared.endpoint, base_url=url)
-        sick = opened(replace(prepared, endpoint=there), config, stack)
+        there = replace(asked, endpoint=replace(asked.endpoint, base_url=url))
+        sick = opened(replace(prepared, answering=there), config, stack)
         assert healthy and sick
         analyst = Split(sick.analyst, healthy.analyst)
         return replace(healthy, analyst=analyst, stop=lambda: (sick.stop(), healthy.stop()))
