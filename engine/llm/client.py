@@ -219,10 +219,11 @@ class Client:
             unread = errors.NotJsonError(f"The reply of {self.host} cannot be read: {reason}.")
             return _failure(unread, error, most=wire.MALFORMED_ATTEMPTS)
         found = errors.UnreachableError(f"{self.host} cannot be reached: {reason}.")
-        if any(map(_is_lasting, causes)):
+        if any(isinstance(cause, RuntimeError) for cause in causes):  # a bug
             return _failure(found, error, most=1)
         if isinstance(error.__cause__, httpx2.ConnectError):
-            return _failure(found, error, most=CONNECT_ATTEMPTS)
+            most = 1 if any(map(_is_bad_handshake, causes)) else CONNECT_ATTEMPTS
+            return _failure(found, error, most)
         return _failure(found, error, most=SERVER_ATTEMPTS)
 
     def _status_failure(self, error: openai.APIStatusError) -> retry.Failure:
@@ -311,7 +312,7 @@ def _inner(error: BaseException) -> BaseException | None:
     return error.__cause__ or (told if isinstance(told, BaseException) else None)
 
 
-def _is_lasting(cause: BaseException) -> bool:
-    """What no second attempt changes: a bug, or a TLS handshake that fails, not one that is cut."""
+def _is_bad_handshake(cause: BaseException) -> bool:
+    """Whether TLS failed for a reason that stays, such as the certificate, and was not cut off."""
     cut = ssl.SSLEOFError | ssl.SSLZeroReturnError | ssl.SSLSyscallError
-    return isinstance(cause, RuntimeError | ssl.SSLError) and not isinstance(cause, cut)
+    return isinstance(cause, ssl.SSLError) and not isinstance(cause, cut)
