@@ -207,11 +207,11 @@ class Item:
 
     fields: Mapping[str, Any]  # what the recipe's schema asks for, in its order
     cues: tuple[int, ...]  # ids of the segments it cites
-    quote: str
+    quote: str  # as the model has it; where it left words out, as it was said
     start: float | None  # None: ungrounded
     end: float | None
     grounding: Grounding
-    score: float  # 0..1, similarity of quote and cues; 1 for exact
+    score: float  # 0..1, how much of what was said the model's quote has; 1 for exact
 
 
 @dataclass(frozen=True, slots=True)

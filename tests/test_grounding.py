@@ -93,18 +93,35 @@ def test_own_cues_come_before_context() -> None:
     assert found("piece of cake", chunk=chunk).cues == (1,)
 
 
-def test_similar_quote_is_fuzzy_with_a_score() -> None:
-    item = found("we called that whole thing off", 6, 7)  # one word of six is another
-    assert (item.grounding, item.cues) == (Grounding.FUZZY, (6, 7))
-    assert item.score == pytest.approx(5 / 6, abs=1e-3)
+def test_quote_that_leaves_words_out_is_fuzzy_and_shows_them() -> None:
+    item = found("we called the thing off – it's a well known fact", 6, 7)  # 10 tokens of 11
+    assert (item.grounding, item.score, item.cues) == (Grounding.FUZZY, 0.909, (6, 7))
+    assert item.quote == "We called the whole thing off. It's a well-known fact"
+    assert found("so let it go", 8).quote == "So we let it go"
     assert found("so let it go", 8).score == 0.8
+
+
+def test_negation_that_was_left_out_is_shown() -> None:
+    chunk = Chunk(0, (), (cue(0, " And I did not"), cue(1, " steal the red car.")))
+    item = found("and I did steal the red car", 0, 1, chunk=chunk)
+    assert (item.grounding, item.quote) == (Grounding.FUZZY, "And I did not steal the red car")
+
+
+def test_shortest_stretch_is_the_one_that_was_meant() -> None:
+    chunk = Chunk(0, (), (cue(0, "so so we all let it go"), cue(1, "so we let it all go")))
+    item = found("so we let it go", chunk=chunk)
+    assert (item.quote, item.cues) == ("so we all let it go", (0,))
+    assert found("so we let it go", 1, chunk=chunk).cues == (1,)
 
 
 @pytest.mark.parametrize(
     "quote",
     [
-        "we cancelled the whole party off",  # two of six
-        "let that go",  # one of three
+        "we called that whole thing off",  # a word is another
+        "so we all let it go",  # a word is one too many
+        "we called the whole thing off it's a well-known fat",
+        "we called off the whole thing",  # all of it was said, in another order
+        "let go",  # too much is left out
         "He kicked the bucket",
         "cake",  # ... but see below: one word is enough if it is there
         "",
@@ -158,7 +175,8 @@ def test_quote_over_a_border_takes_its_times_from_either_cue() -> None:
 def test_scripts_without_blanks_are_compared_by_character() -> None:
     chunk = Chunk(0, (), (cue(0, "今日はいい天気ですね。"), cue(1, "散歩に行きましょう。")))
     assert found("いい天気ですね、散歩に", 0, chunk=chunk).cues == (0, 1)
-    assert found("いい天気でしたね散歩に", chunk=chunk).grounding is Grounding.FUZZY
+    assert found("いい天気ね散歩に行き", chunk=chunk).grounding is Grounding.FUZZY
+    assert found("いい天気でしたね散歩に", chunk=chunk).grounding is Grounding.UNGROUNDED
     assert found("悪い雨", chunk=chunk).grounding is Grounding.UNGROUNDED
 
 
@@ -198,15 +216,14 @@ def test_true_quotes_are_always_found_and_false_ones_never() -> None:
             for (_, w), n in zip(stretch, draw.choices(never, k=size), strict=True)
         ]
         false[draw.randrange(size)] = draw.choice(never)
-        if sum(w in never for w in false) * 5 > size:
-            item = found(" ".join(false), stretch[0][0], chunk=Chunk(0, (), cues))
-            assert item.grounding is Grounding.UNGROUNDED
+        item = found(" ".join(false), stretch[0][0], chunk=Chunk(0, (), cues))
+        assert item.grounding is Grounding.UNGROUNDED
 
 
 def test_text_that_repeats_itself_costs_no_more() -> None:
-    chunk = Chunk(0, (), tuple(cue(i, " no" * 30) for i in range(20)))
-    quotes = ["yes " + "no " * n for n in (10, 30, 58, 59, 200, 3_000)]
+    chunk = Chunk(0, (), tuple(cue(i, " no" * 29 + " oh") for i in range(20)))
+    quotes = ["no " * n + "yes" for n in (10, 30, 58, 59, 200, 3_000)] + ["oh " * 2 + "no " * 50]
     began = time.process_time()
-    items = ground(EXPRESSIONS, [{"quote": q, "cues": [0]} for q in quotes * 3], chunk)
-    assert time.process_time() - began < 30  # it takes 0.3 s; comparing all windows takes minutes
-    assert {item.grounding for item in items} == {Grounding.FUZZY, Grounding.UNGROUNDED}
+    items = ground(EXPRESSIONS, [{"quote": q, "cues": [0]} for q in quotes * 70], chunk)
+    assert time.process_time() - began < 60  # it takes 1 s for the 500 items that a reply may have
+    assert {item.grounding for item in items} == {Grounding.UNGROUNDED}

@@ -20,7 +20,7 @@ from engine.llm.budget import Budget
 from engine.llm.client import CONNECT_ATTEMPTS, SERVER_ATTEMPTS, Client
 from engine.llm.endpoint import find_endpoint, host_of, is_loopback, open_client, read_key
 from engine.llm.exchanges import Allowance, Exchange, Sent
-from engine.llm.wire import Answer, Style, adapt, scrub
+from engine.llm.wire import Answer, Style, adapt, read_reply, scrub
 from engine.records import Spent
 from engine.testing.server import Canned, Request, Script, Server
 
@@ -463,6 +463,18 @@ def test_what_looks_like_a_key_is_taken_out_of_a_servers_words() -> None:
     assert scrub("mine is secret", "secret") == "mine is [key]"
     assert scrub("a\nb\t c " + "x" * 9_999).startswith("a b c xxx")
     assert len(scrub("x" * 9_999)) == 300
+
+
+def test_part_of_our_key_is_taken_out_of_a_servers_words() -> None:
+    key = "0123456789abcdefghijklmnop"
+    assert scrub(f"not {key[3:15]}****{key[-4:]}, or {key[:11]}", key) == "not [key] or 0123456789a"
+
+
+def test_key_is_in_no_answer_either() -> None:
+    key = secrets.token_hex(16)
+    assert read_reply(completion(f"<{key}>").body, key).text == "<[key]>"
+    # what guards nothing may be a word of the transcript
+    assert read_reply(completion("ollama").body, "ollama").text == "ollama"
 
 
 def test_key_comes_from_the_environment_or_from_a_file(tmp_path: Path) -> None:

@@ -8,15 +8,18 @@ dropped, all other punctuation and blanks between tokens, a token for each chara
 without blanks; so typographic variants and cue borders make no difference. The quote decides: a
 cited cue that does not hold it is replaced by the one that does, whatever was cited. Times are
 those of our words, or of our cues where there are no words. What cannot be found has no times.
+
+A quote is false if it has a word that was not said there, in that order. Exact: it was said word
+for word. Fuzzy: words in between are left out, a fifth of the stretch at most, as a model does that
+tidies up speech; the score is the share that it kept, and the item shows the whole stretch instead,
+since a "not" may be among what was left out. A swapped or added word makes a quote false however
+long it is: one word may turn a sentence round, and which words do so differs from language to
+language. So every quote of a grounded item was said as it stands.
 """
 
-import heapq
-import math
 import unicodedata
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import SequenceMatcher
 from functools import lru_cache
 from typing import Any
 
@@ -24,9 +27,8 @@ from engine.analysis.chunking import is_unspaced
 from engine.analysis.recipes import Recipe
 from engine.records import Chunk, Grounding, Item, Segment
 
-SIMILAR = 0.8  # tokens in common, in order, of those of the longer: from here a quote is found
+KEPT = 0.8  # of the tokens of a stretch: from here a quote that leaves some out is found
 MAX_FUZZY = 60  # tokens; a longer quote is found exactly or not at all
-MAX_COMPARED = 16  # windows compared in full for one quote
 
 _APOSTROPHES = "'\u2019\u02bc\u2018`\u00b4\uff07"
 
@@ -76,6 +78,14 @@ class _Text:
     def cues_of(self, found: _Found) -> tuple[int, int]:
         return self.tokens[found.start].cue, self.tokens[found.end - 1].cue
 
+    def said(self, found: _Found) -> str:
+        """The stretch as the cues have it."""
+        first, last = self.tokens[found.start], self.tokens[found.end - 1]
+        texts = [cue.text for cue in self.cues[first.cue : last.cue + 1]]
+        texts[-1] = texts[-1][: last.end]
+        texts[0] = texts[0][first.start :]
+        return " ".join(text.strip() for text in texts)
+
     def times_of(self, found: _Found) -> tuple[float, float]:
         first, last = self.tokens[found.start], self.tokens[found.end - 1]
         start_word = _word_at(self.cues[first.cue], first.start, first.end)
@@ -98,8 +108,9 @@ def _grounded(recipe: Recipe, raw: Mapping[str, Any], text: _Text) -> Item:
     if recipe.times == "cues" and _spans(cited, raw["cues"], first, last):
         start, end = text.cues[cited[0]].start, text.cues[cited[-1]].end
         cues = tuple(text.cues[position].id for position in cited)
-    kind = Grounding.EXACT if found.score == 1 else Grounding.FUZZY
-    return Item(fields, cues, raw["quote"], start, end, kind, found.score)
+    if found.score == 1:
+        return Item(fields, cues, raw["quote"], start, end, Grounding.EXACT, 1.0)
+    return Item(fields, cues, text.said(found), start, end, Grounding.FUZZY, found.score)
 
 
 def _spans(cited: list[int], raw_cues: Sequence[int], first: int, last: int) -> bool:
@@ -109,10 +120,10 @@ def _spans(cited: list[int], raw_cues: Sequence[int], first: int, last: int) -> 
 
 
 def _find(text: _Text, quote: list[str], cited: list[int]) -> _Found | None:
-    """The best place of the quote: exact before similar, cited before own cues before context."""
+    """The best place of the quote: whole before with gaps, cited before own cues before context."""
     if not quote:
         return None
-    found = _exact(text.words, quote) or _similar(text.words, quote)
+    found = _exact(text.words, quote) or _with_gaps(text.words, quote)
     return min(found, key=lambda one: _rank(text, one, cited), default=None)
 
 
@@ -132,48 +143,28 @@ def _exact(words: list[str], quote: list[str]) -> list[_Found]:
     ]
 
 
-def _similar(words: list[str], quote: list[str]) -> list[_Found]:
-    """The windows that have enough in common with the quote.
-
-    Tokens shared in any order bound the similarity, and are cheap to count: only the windows where
-    that bound is highest are compared in full, so a text that repeats itself costs no more.
-    """
+def _with_gaps(words: list[str], quote: list[str]) -> list[_Found]:
+    """The stretches that begin and end as the quote does and hold all of it in its order."""
     size = len(quote)
     if not 1 < size <= MAX_FUZZY:
         return []
-    windows = (
-        window
-        for length in range(math.ceil(size * SIMILAR), int(size / SIMILAR) + 1)
-        for window in _promising(words, Counter(quote), length, size)
-    )
-    matcher = SequenceMatcher(autojunk=False)
-    matcher.set_seq2(quote)
+    longest = int(size / KEPT)
     found = []
-    for _, start, end in heapq.nsmallest(MAX_COMPARED, windows):
-        matcher.set_seq1(words[start:end])
-        common = sum(block.size for block in matcher.get_matching_blocks())
-        score = common / max(size, end - start)
-        if score >= SIMILAR:
-            found.append(_Found(start, end, round(score, 3)))
+    for start, word in enumerate(words):
+        end = _end_of(quote, words, start, longest) if word == quote[0] else None
+        if end is not None:
+            found.append(_Found(start, end, round(size / (end - start), 3)))
     return found
 
 
-def _promising(
-    words: list[str], wanted: Counter[str], length: int, size: int
-) -> Iterator[tuple[float, int, int]]:
-    """Windows of that length as (-bound on the similarity, start, end), where it is high enough."""
-    inside: Counter[str] = Counter()
-    common = 0
-    for end, word in enumerate(words, start=1):
-        inside[word] += 1
-        common += inside[word] <= wanted[word]
-        if end > length:
-            gone = words[end - length - 1]
-            common -= inside[gone] <= wanted[gone]
-            inside[gone] -= 1
-        bound = common / max(size, length)
-        if end >= length and bound >= SIMILAR:
-            yield -bound, end - length, end
+def _end_of(quote: list[str], words: list[str], start: int, longest: int) -> int | None:
+    """Where the shortest such stretch from `start` on ends; None: there is none, or too long."""
+    seen = 0
+    for position in range(start, min(start + longest, len(words))):
+        seen += words[position] == quote[seen]
+        if seen == len(quote):
+            return position + 1
+    return None
 
 
 def _word_at(cue: Segment, start: int, end: int) -> tuple[float, float] | None:

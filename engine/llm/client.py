@@ -215,11 +215,15 @@ class Client:
     def _connection_failure(self, error: openai.OpenAIError) -> retry.Failure:
         causes = _causes(error)
         reason = wire.scrub(str(causes[-1]) or type(causes[-1]).__name__, self._key)
+        if isinstance(error.__cause__, httpx2.DecodingError):
+            unread = errors.NotJsonError(f"The reply of {self.host} cannot be read: {reason}.")
+            return _failure(unread, error, most=wire.MALFORMED_ATTEMPTS)
         found = errors.UnreachableError(f"{self.host} cannot be reached: {reason}.")
-        if any(isinstance(cause, RuntimeError | ssl.SSLCertVerificationError) for cause in causes):
+        if any(isinstance(cause, RuntimeError) for cause in causes):  # a bug
             return _failure(found, error, most=1)
         if isinstance(error.__cause__, httpx2.ConnectError):
-            return _failure(found, error, most=CONNECT_ATTEMPTS)
+            most = 1 if any(map(_is_bad_handshake, causes)) else CONNECT_ATTEMPTS
+            return _failure(found, error, most)
         return _failure(found, error, most=SERVER_ATTEMPTS)
 
     def _status_failure(self, error: openai.APIStatusError) -> retry.Failure:
@@ -297,6 +301,18 @@ def _nobody(told: Sent | Exchange) -> None:
 def _causes(error: BaseException) -> list[BaseException]:
     """The error and what led to it, innermost last."""
     chain = [error]
-    while (inner := chain[-1].__cause__) is not None:
+    while (inner := _inner(chain[-1])) is not None:
         chain.append(inner)
     return chain
+
+
+def _inner(error: BaseException) -> BaseException | None:
+    """The cause, which httpcore2's errors have as their argument."""
+    told = error.args[0] if error.args else None
+    return error.__cause__ or (told if isinstance(told, BaseException) else None)
+
+
+def _is_bad_handshake(cause: BaseException) -> bool:
+    """Whether TLS failed for a reason that stays, such as the certificate, and was not cut off."""
+    cut = ssl.SSLEOFError | ssl.SSLZeroReturnError | ssl.SSLSyscallError
+    return isinstance(cause, ssl.SSLError) and not isinstance(cause, cut)

@@ -15,6 +15,7 @@ TLS endpoint may drip inside one record.
 """
 
 import contextlib
+import logging
 import socket
 import ssl
 import threading
@@ -92,6 +93,7 @@ class DeadlineTransport(httpx2.BaseTransport):
     """
 
     def __init__(self, base_url: str, connections: int, max_reply: int = MAX_REPLY) -> None:
+        _hush()
         url = httpx2.URL(base_url)
         self._backend = Backend(max_reply=max_reply)
         self._pool = httpcore2.ConnectionPool(
@@ -277,6 +279,13 @@ class Stream(httpcore2.NetworkStream):
             with contextlib.suppress(OSError):  # closed meanwhile
                 # the plain socket's method: the TLS one would take the session from its reader
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+
+def _hush() -> None:
+    """httpcore2 logs headers at DEBUG, and a server may repeat the key in one."""
+    log = logging.getLogger("httpcore2")
+    if log.level == logging.NOTSET:  # else somebody wants just that
+        log.setLevel(logging.INFO)
 
 
 def self_check() -> None:

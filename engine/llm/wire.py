@@ -17,6 +17,8 @@ from engine.llm.retry import Failure
 
 MALFORMED_ATTEMPTS = 2
 MAX_SHOWN = 300  # characters of a server's error text in ours
+SECRET = 16  # characters; a shorter key ("EMPTY", "ollama") guards nothing and may be a word
+PART = 12  # characters of a key that are too many to show
 MOST_COUNTED = 10**9  # tokens of one exchange; a server that tells more does not count
 TEMPLATE_TOKENS = 16  # that a chat template puts around a message
 
@@ -113,10 +115,13 @@ def is_too_long(message: str, kind: str) -> bool:
 
 
 def scrub(text: str, key: str = "") -> str:
-    """A server's text in one short line, without what could be a key."""
+    """A server's text in one short line, without what could be a key or a part of ours."""
     text = " ".join(text[:4_000].split())
     if key and key != NO_KEY:
         text = text.replace(key, "[key]")
+        parts = {key[start : start + PART] for start in range(len(key) - PART + 1)}
+        words = (("[key]" if any(p in word for p in parts) else word) for word in text.split(" "))
+        text = " ".join(words)
     text = re.sub(r"(?i)\bbearer\s+\S+", "[key]", text)
     text = re.sub(r"\b(?:sk|pk|key|gsk|xai)-[\w*.\-]{4,}", "[key]", text)
     return text[:MAX_SHOWN]
@@ -151,6 +156,8 @@ def read_reply(body: Mapping[str, Any], key: str = "") -> Answer:
         if reason != "length":
             raise _malformed(errors.EmptyReplyError())
         text = ""  # all tokens went into thinking
+    if len(key) >= SECRET:
+        text = text.replace(key, "[key]")  # answers are kept in files
     prompt_tokens, completion_tokens = usage(body)
     return Answer(
         text,

@@ -177,8 +177,8 @@ class Server:
                 await self._respond(*head, writer)
         except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass  # the client went away, or speaks no HTTP
-        except ValueError as problem:  # no request, or a script with an unknown name: say so
-            await whole(writer, encoded(refusal(500, f"Test server: {problem}", "test_server")))
+        except Exception as problem:  # noqa: BLE001 -- no request of ours, an unknown name: say so
+            await whole(writer, encoded(refusal(500, f"Test server: {problem!r}", "test_server")))
         finally:
             writer.transport.abort()
 

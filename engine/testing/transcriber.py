@@ -31,6 +31,7 @@ class FakeModel:
     seconds: float = 0.1  # a window takes
     open_seconds: float = 0.0  # opening takes
     text: str = "Let's call it a day, we can burn the midnight oil another time."
+    texts: tuple[str, ...] = ()  # said in the first windows, one in each, instead of the text
     sentences: int = 6  # said in a window
     language: str = "en"
     memory_windows: int | None = None  # a batch of more windows is out of memory; None: none is
@@ -41,6 +42,10 @@ class FakeModel:
     def multilingual(self) -> bool:
         """Whether it has a language to tell: a model for English alone does not."""
         return bool(self.heard) or self.language != "en"
+
+    def said_in(self, window: int) -> str:
+        """What it says in a window, again and again."""
+        return self.texts[window] if window < len(self.texts) else self.text
 
 
 def make_model(folder: Path, **values: Any) -> Path:
@@ -95,13 +100,13 @@ class FakeRecognizer:
     def _window(self, position: int, length: float, language: str | None) -> WindowResult:
         """A model of several languages says in which it understood a window."""
         if not self._model.heard:
-            own, said = self._model.language, self._said(length, self._model.text)
+            own, said = self._model.language, self._said(length, self._model.said_in(position))
             sure = {own: 1.0} if self.multilingual and not language else {}
             return WindowResult(position, own, sure.get(own), -0.1, 0.0, said, heard=sure)
         known = self._model.heard[min(position, len(self._model.heard) - 1)]
         heard = {} if language else dict(known)
         spoken = language or max(known, key=lambda name: known[name])
-        said = self._said(length, f"({spoken}) {self._model.text}")
+        said = self._said(length, f"({spoken}) {self._model.said_in(position)}")
         odds = max(heard.values(), default=None)
         return WindowResult(position, spoken, odds, -0.1, 0.0, said, heard=heard)
 
@@ -125,7 +130,7 @@ class FakeRecognizer:
 
 
 class FakeFile:
-    """Stands where `speech.sequential.FileDecoder` does: the set text once for every 30 s."""
+    """Stands where `speech.sequential.FileDecoder` does: a set text once for every 30 s."""
 
     probability = None
 
@@ -145,7 +150,7 @@ class FakeFile:
             int(100 * start),
             start,
             end,
-            f" {self._model.text}",
+            f" {self._model.said_in(self._next)}",
             (),
             0.0,
             -0.1,
