@@ -21,7 +21,7 @@ from engine.config import Config, checked
 from engine.errors import EXIT_INCOMPLETE, DiskError, ReelmineError, UnguardedError
 from engine.loop import Loop, Setup, Signalled
 from engine.output.results import read_result_json
-from engine.pools import worker
+from engine.pools import preparation_worker, slot_worker
 from engine.pools.crew import RUN, environment
 from engine.pools.fitting import Fit
 from engine.pools.hardware import snapshot
@@ -318,7 +318,9 @@ def _audio_seconds(paths: Sequence[str], config: Config) -> float | None:
         return 0.0
     with ScratchFolder(config.scratch) as scratch:
         try:
-            found = call_once(environment(scratch.path, 1, None), worker.probe, tuple(paths))
+            found = call_once(
+                environment(scratch.path, 1, None), preparation_worker.probe, tuple(paths)
+            )
         except BrokenExecutor:  # a container crashed the reader; a run finds out which
             return None
     lengths = [probe.duration for probe in found if isinstance(probe, Probe)]
@@ -329,7 +331,7 @@ def _audio_seconds(paths: Sequence[str], config: Config) -> float | None:
 def _check_slot(
     slot: SlotPlan, model: ResolvedModel, encoder: Encoder, scratch: Path
 ) -> tuple[SlotPlan, bool, str]:
-    spec = worker.SlotSpec(
+    spec = slot_worker.SlotSpec(
         model.path,
         slot.device.split(":")[0],
         slot.compute_type,
@@ -338,8 +340,8 @@ def _check_slot(
         encoder.torch_type,
     )
     try:
-        info: worker.SlotInfo = call_once(
-            environment(scratch, slot.threads, slot.pin), worker.open_slot, spec
+        info: slot_worker.SlotInfo = call_once(
+            environment(scratch, slot.threads, slot.pin), slot_worker.open_slot, spec
         )
     except (ReelmineError, RuntimeError, ValueError, OSError) as error:
         return slot, False, f"{model.name} cannot be used there: {error}"
