@@ -11,11 +11,8 @@ kind of peer; no more words on non-speech than the batched peer; the language ri
 """
 
 import argparse
-import json
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,48 +27,21 @@ from common import (
     percent,
     print_machine,
     print_table,
-    say,
-    timed,
 )
+from ways import BATCHED, BEAM, OURS, UNGATED, Heard, Way, hear
 
-from engine.api import run
-from engine.config import Config
 from engine.speech.models import ResolvedModel, get
 
-PEERS = Path(__file__).with_name("peers.py")
 SLACK = 0.1  # points of word error rate that ours may be above the peer
-BEAM = 5
 ENGLISH_ONLY = ("en", None)
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Way:
-    """One way to transcribe: an engine and its settings."""
-
-    name: str
-    ours: Mapping[str, Any] | None = None  # of Config; None: the peer's
-    pipeline: str = ""
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-
-OURS = Way("ours", {})
-UNGATED = Way("ours, without gates", {"quality_gates": False})
 OURS_SEQUENTIAL = Way("ours, sequential", {"mode": "sequential"})
-BATCHED = Way("BatchedInferencePipeline", None, "batched", {"without_timestamps": False})
 SEQUENTIAL = Way("faster-whisper", None, "sequential", {"temperature": 0})
 SEQUENTIAL_VAD = Way(
     "faster-whisper, VAD", None, "sequential", {"temperature": 0, "vad_filter": True}
 )
 WAYS = (OURS, UNGATED, BATCHED, OURS_SEQUENTIAL, SEQUENTIAL, SEQUENTIAL_VAD)
 PEERS_OF_OURS = (BATCHED, SEQUENTIAL, SEQUENTIAL_VAD)
-
-
-@dataclass(frozen=True, slots=True)
-class Heard:
-    """What one way made of one clip."""
-
-    text: str
-    language: str
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -151,69 +121,12 @@ def _measure(
     return figures
 
 
-# --- transcribing ------------------------------------------------------------------------------
-
-
 def _hear(
     way: Way, model: ResolvedModel, asked: Sequence[tuple[Clip, str | None]]
 ) -> dict[Clip, Heard]:
     """What a way makes of clips, each with the language it is told (None: to be detected)."""
-    say(f"{model.name}: {way.name}, {len(asked)} clips")
-    with tempfile.TemporaryDirectory(prefix="accuracy-") as scratch:
-        if way.ours is None:
-            return _hear_peer(way, model, asked, Path(scratch))
-        heard: dict[Clip, Heard] = {}
-        for language in dict.fromkeys(language for _, language in asked):
-            some = [clip for clip, told in asked if told == language]
-            config = Config(
-                output=Path(scratch, language or "any"),
-                model=model.name,
-                language=language,
-                compute_type="int8",
-                beam_size=BEAM,
-                analysis=False,
-                output_format=("json",),
-                **way.ours,
-            )
-            heard |= _hear_ours(some, config)
-        return heard
-
-
-def _hear_ours(clips: Sequence[Clip], config: Config) -> dict[Clip, Heard]:
-    """One run over the clips, and its JSON files."""
-    report = run([clip.path for clip in clips], config)
-    if report.exit_code != 0:
-        raise SystemExit(f"ours ended with {report.exit_code}: {report}")
-    by_path = {clip.path.resolve(): clip for clip in clips}
-    heard = {}
-    for result in report.videos:
-        written = json.loads(Path(f"{config.output / result.video.name}.json").read_bytes())
-        clip = by_path[Path(result.video.path).resolve()]
-        heard[clip] = Heard(written["text"], written["language"])
-    return heard
-
-
-def _hear_peer(
-    way: Way, model: ResolvedModel, asked: Sequence[tuple[Clip, str | None]], scratch: Path
-) -> dict[Clip, Heard]:
-    """The peer with a process for each core: faster, and the text is the same."""
-    output = scratch / "heard.json"
-    job = {
-        "model": str(model.path),
-        "pipeline": way.pipeline,
-        "files": [(str(clip.path), language) for clip, language in asked],
-        "output": str(output),
-        "processes": max(1, int(machine()["cores"])),
-        "init": {"compute_type": "int8", "cpu_threads": 1},
-        "options": {"beam_size": BEAM, **way.options},
-    }
-    (scratch / "job.json").write_text(json.dumps(job), encoding="utf-8")
-    timed([sys.executable, PEERS, scratch / "job.json"], {"OMP_NUM_THREADS": "1"})
-    results = json.loads(output.read_bytes())
-    return {
-        clip: Heard(result["text"], result["language"])
-        for (clip, _), result in zip(asked, results, strict=True)
-    }
+    heard = hear(way, model, [(clip.path, language) for clip, language in asked])
+    return {clip: one for (clip, _), one in zip(asked, heard, strict=True)}
 
 
 # --- counting ----------------------------------------------------------------------------------

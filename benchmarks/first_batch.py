@@ -13,7 +13,6 @@ batch within 1 s, parent under 300 MiB, preparation worker under 400 MiB.
 """
 
 import argparse
-import json
 import os
 import shutil
 import signal
@@ -40,9 +39,10 @@ from common import (
     print_machine,
     print_table,
     say,
-    timed,
     turns,
 )
+from peers import Job
+from ways import run_peer
 
 from engine import events
 from engine.api import run
@@ -51,7 +51,6 @@ from engine.pools.crew import NICE
 from engine.speech.models import get
 from engine.testing.transcriber import make_model
 
-PEERS = Path(__file__).with_name("peers.py")
 FIRST_BATCH = 1.0  # seconds after the slot is open
 PARENT, PREPARATION = 300.0, 400.0  # MiB
 LOOK = 0.05  # seconds between two looks at the processes
@@ -133,19 +132,16 @@ def ours(film: Path, model: str, place: Path) -> First:
 
 def peer(film: Path, given: argparse.Namespace, place: Path) -> First:
     """The peer's process, on the same file, told to stop after its first segment."""
-    job, output = place / "job.json", place / "heard.json"
-    described = {
-        "model": str(get(given.model).path),
-        "pipeline": "batched",
-        "files": [(str(film), "en")],
-        "output": str(output),
-        "init": {"compute_type": "int8", "cpu_threads": os.cpu_count() or 1},
-        "options": {"beam_size": 5, "without_timestamps": False, "batch_size": 8},
-        "first_only": True,
-    }
-    job.write_text(json.dumps(described), encoding="utf-8")
-    timed([sys.executable, PEERS, job])
-    [found] = json.loads(output.read_bytes())
+    job = Job(
+        str(get(given.model).path),
+        "batched",
+        [(str(film), "en")],
+        str(place / "heard.json"),
+        init={"compute_type": "int8", "cpu_threads": os.cpu_count() or 1},
+        options={"beam_size": 5, "without_timestamps": False, "batch_size": 8},
+        first_only=True,
+    )
+    [found], _ = run_peer(job)
     return First(found["prepared"], found["first"])
 
 

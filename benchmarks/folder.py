@@ -43,10 +43,11 @@ from common import (
     timed,
     turns,
 )
+from peers import Job
+from ways import run_peer
 
 from engine.speech.models import ResolvedModel, get
 
-PEERS = Path(__file__).with_name("peers.py")
 SHORT, LONG = 3.0, 10.0  # seconds of the clips taken with --clips
 SLACK = 0.1  # points of word error rate that ours may be above the peer
 # contestants of one kind (the fastest counts), and how many times as fast ours has to be
@@ -228,19 +229,17 @@ def _quiet_run(key: str, model: ResolvedModel, recordings: Sequence[Recording], 
 def _run(way: Way, model: ResolvedModel, recordings: Sequence[Recording], place: Path) -> Run:
     if way.pipeline is None:
         return _run_ours(model, recordings, place / "out", way.words)
-    job, output = place / "job.json", place / "heard.json"
-    described = {
-        "model": str(model.path),
-        "pipeline": way.pipeline,
-        "files": [(str(recording.path), "en") for recording in recordings],
-        "output": str(output),
-        "processes": way.processes,
-        "init": dict(way.init),
-        "options": dict(way.options),
-    }
-    job.write_text(json.dumps(described), encoding="utf-8")
-    timing = timed([sys.executable, PEERS, job], way.env)
-    return Run(timing, [result["text"] for result in json.loads(output.read_bytes())])
+    job = Job(
+        str(model.path),
+        way.pipeline,
+        [(str(recording.path), "en") for recording in recordings],
+        str(place / "heard.json"),
+        way.processes,
+        way.init,
+        way.options,
+    )
+    results, timing = run_peer(job, way.env)
+    return Run(timing, [result["text"] for result in results])
 
 
 def _run_ours(

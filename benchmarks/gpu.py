@@ -18,7 +18,6 @@ two processes on one GPU gain from MPS, start its daemon and run `slots` again.
 """
 
 import argparse
-import json
 import os
 import shutil
 import sqlite3
@@ -44,10 +43,11 @@ from common import (
     print_machine,
     print_table,
     say,
-    timed,
     turns,
 )
+from peers import Job
 from shapes import SHAPES, Peak, given_peak, known_peak, make_shape
+from ways import run_peer
 
 from engine.api import check_slots, run
 from engine.bench import limited
@@ -55,7 +55,6 @@ from engine.config import Config
 from engine.pools.hardware import snapshot
 from engine.terminal import count
 
-PEERS = Path(__file__).with_name("peers.py")
 TIMES_AS_FAST = {"large-v3-turbo": 4.0, "large-v3": 2.5}
 BUSY, FLOOR = 0.97, 0.35
 SLOTS, WORKERS = (1, 2, 3), (1, 2, 4, 8)
@@ -313,27 +312,25 @@ def _share_of_floor(setting: Setting, windows: int, batches: int, seconds: float
 
 def _peer(setting: Setting) -> float:
     """Seconds of the peer for all files, its model loaded, one process on the first GPU."""
-    job, output = setting.place / "job.json", setting.place / "heard.json"
     on_gpu = setting.given.device == "cuda"
-    described = {
-        "model": str(setting.model),
-        "pipeline": "batched",
-        "files": [(str(path), "en") for path in setting.paths],
-        "output": str(output),
-        "init": {
+    job = Job(
+        str(setting.model),
+        "batched",
+        [(str(path), "en") for path in setting.paths],
+        str(setting.place / "heard.json"),
+        init={
             "device": setting.given.device,
             "compute_type": "float16" if on_gpu else "int8",
             "cpu_threads": 0 if on_gpu else (os.cpu_count() or 1),
         },
-        "options": {
+        options={
             "beam_size": setting.given.beam_size,
             "without_timestamps": False,
             "batch_size": PEER_BATCH,
         },
-    }
-    job.write_text(json.dumps(described), encoding="utf-8")
-    timed([sys.executable, PEERS, job], _libraries())
-    return float(sum(found["seconds"] for found in json.loads(output.read_bytes())))
+    )
+    results, _ = run_peer(job, _libraries())
+    return float(sum(found["seconds"] for found in results))
 
 
 def _libraries() -> dict[str, str]:

@@ -14,14 +14,13 @@ a gate fails: ours has fewer of both than BatchedInferencePipeline and than the 
 
 import argparse
 import itertools
-import json
 import random
 import sys
 import tempfile
 import wave
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,37 +35,18 @@ from common import (
     machine,
     print_machine,
     print_table,
-    say,
-    timed,
 )
+from ways import BATCHED, BEAM, OURS, UNGATED, Way, hear
 
-from engine.api import run
-from engine.config import Config
 from engine.media.decode import Audio
 from engine.records import SAMPLE_RATE
 from engine.speech.models import ResolvedModel, get
 
-PEERS = Path(__file__).with_name("peers.py")
-BEAM = 5
 LONG = 60  # seconds of noise
 PHRASE = (2.0, 5.0)  # seconds of a clip that is said again and again
 TIMES = 12
 REPETITIVE = 2.4  # compression ratio of a segment that repeats itself
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Way:
-    """One way to transcribe: an engine and its settings."""
-
-    name: str
-    ours: Mapping[str, Any] | None = None  # of Config; None: the peer's
-    pipeline: str = ""
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-
-OURS = Way("ours", {})
-UNGATED = Way("ours, without gates", {"quality_gates": False})
-BATCHED = Way("BatchedInferencePipeline", None, "batched", {"without_timestamps": False})
 SEQUENTIAL = Way("faster-whisper", None, "sequential")
 SEQUENTIAL_VAD = Way("faster-whisper, VAD", None, "sequential", {"vad_filter": True})
 WAYS = (OURS, UNGATED, BATCHED, SEQUENTIAL, SEQUENTIAL_VAD)
@@ -211,56 +191,6 @@ def _write(path: Path, audio: np.ndarray) -> Path:
     return path
 
 
-# --- transcribing ------------------------------------------------------------------------------
-
-
-def _hear(way: Way, model: ResolvedModel, triggers: Sequence[Trigger]) -> list[list[str]]:
-    """The segments' texts of each file."""
-    say(f"{model.name}: {way.name}, {len(triggers)} files")
-    with tempfile.TemporaryDirectory(prefix="hallucination-") as scratch:
-        if way.ours is None:
-            return _hear_peer(way, model, triggers, Path(scratch))
-        config = Config(
-            output=Path(scratch),
-            model=model.name,
-            language="en",
-            compute_type="int8",
-            beam_size=BEAM,
-            analysis=False,
-            output_format=("json",),
-            **way.ours,
-        )
-        report = run([trigger.path for trigger in triggers], config)
-        if report.exit_code != 0:
-            raise SystemExit(f"ours ended with {report.exit_code}: {report}")
-        heard = {
-            Path(result.video.path).resolve(): json.loads(
-                Path(f"{config.output / result.video.name}.json").read_bytes()
-            )
-            for result in report.videos
-        }
-        files = [heard[trigger.path.resolve()] for trigger in triggers]
-        return [[segment["text"] for segment in file["segments"]] for file in files]
-
-
-def _hear_peer(
-    way: Way, model: ResolvedModel, triggers: Sequence[Trigger], scratch: Path
-) -> list[list[str]]:
-    output = scratch / "heard.json"
-    job = {
-        "model": str(model.path),
-        "pipeline": way.pipeline,
-        "files": [(str(trigger.path), "en") for trigger in triggers],
-        "output": str(output),
-        "processes": max(1, int(machine()["cores"])),
-        "init": {"compute_type": "int8", "cpu_threads": 1},
-        "options": {"beam_size": BEAM, **way.options},
-    }
-    (scratch / "job.json").write_text(json.dumps(job), encoding="utf-8")
-    timed([sys.executable, PEERS, scratch / "job.json"], {"OMP_NUM_THREADS": "1"})
-    return [result["segments"] for result in json.loads(output.read_bytes())]
-
-
 # --- counting ----------------------------------------------------------------------------------
 
 
@@ -275,11 +205,12 @@ def _measure(
     counts: dict[Way, dict[str, Count]] = {}
     for way in WAYS:
         counts[way] = {}
-        for trigger, segments in zip(triggers, _hear(way, model, triggers), strict=True):
-            count = count_of(trigger, segments, counter)
+        heard = hear(way, model, [(trigger.path, "en") for trigger in triggers])
+        for trigger, one in zip(triggers, heard, strict=True):
+            count = count_of(trigger, one.segments, counter)
             for kind in (trigger.kind, "all"):
                 counts[way][kind] = counts[way].get(kind, Count()) + count
-            text = " / ".join(" ".join(segment.split()) for segment in segments)
+            text = " / ".join(" ".join(segment.split()) for segment in one.segments)
             numbers = (count.invented, count.repeated, count.missing)
             row = (model.name, way.name, trigger.path.name, *map(str, numbers), text)
             texts.append("\t".join(row) + "\n")

@@ -26,7 +26,7 @@ import numpy as np
 from common import conclude, machine, print_machine, print_table, say
 from shapes import SHAPES, TOKENS, Peak, Shape, given_peak, known_peak, make_shape
 
-from engine.pools.worker import preload_cublas
+from engine.pools.slot_worker import preload_cublas
 from engine.records import SpeechOptions
 from engine.speech.whisper import Recognizer
 from engine.speech.windows import ROW_FRAMES

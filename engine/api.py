@@ -22,7 +22,7 @@ from engine.errors import EXIT_INCOMPLETE, DiskError, ReelmineError, UnguardedEr
 from engine.loop import Loop, Setup, Signalled
 from engine.output.results import read_result_json
 from engine.planning import Plan, plan
-from engine.pools import worker
+from engine.pools import slot_worker
 from engine.pools.crew import RUN, environment
 from engine.pools.fitting import Fit
 from engine.pools.hardware import snapshot
@@ -291,7 +291,7 @@ def _keeping(results: list[VideoResult], tell: OnEvent) -> OnEvent:
 def _check_slot(
     slot: SlotPlan, model: ResolvedModel, encoder: Encoder, scratch: Path
 ) -> tuple[SlotPlan, bool, str]:
-    spec = worker.SlotSpec(
+    spec = slot_worker.SlotSpec(
         model.path,
         slot.device.split(":")[0],
         slot.compute_type,
@@ -300,8 +300,8 @@ def _check_slot(
         encoder.torch_type,
     )
     try:
-        info: worker.SlotInfo = call_once(
-            environment(scratch, slot.threads, slot.pin), worker.open_slot, spec
+        info: slot_worker.SlotInfo = call_once(
+            environment(scratch, slot.threads, slot.pin), slot_worker.open_slot, spec
         )
     except (ReelmineError, RuntimeError, ValueError, OSError) as error:
         return slot, False, f"{model.name} cannot be used there: {error}"

@@ -18,7 +18,7 @@ from typing import Any
 from engine import events, messages
 from engine.errors import OutOfMemoryError, ReelmineError, UnguardedError
 from engine.job import Job
-from engine.pools import worker
+from engine.pools import preparation_worker, slot_worker
 from engine.pools.crew import Answer, Crew
 from engine.pools.local import Outcome
 from engine.pools.sizing import SlotPlan
@@ -103,7 +103,7 @@ class Batches:
                 self._crew.kill(place)
             case messages.Probe(place, videos):
                 paths = tuple(self._jobs[number].video.path for number in videos)
-                self._crew.submit(place, "probe", videos, worker.probe, paths)
+                self._crew.submit(place, "probe", videos, preparation_worker.probe, paths)
             case messages.Prepare(place, video, count):
                 self._prepare(place, video, count)
             case messages.Decode(place, batch, units):
@@ -117,7 +117,7 @@ class Batches:
             self._cached[video] = self._ledger.windows(job.speech_key)
         if not job.windows:
             self._tell(events.VideoStarted(job.video))
-        spec = worker.PrepareSpec(
+        spec = preparation_worker.PrepareSpec(
             job.video.path,
             options.audio_track,
             options.vad_filter,
@@ -127,11 +127,11 @@ class Batches:
             PIECE,
         )
         self._tell(events.SlotChanged(place, f"preparing {job.video.name}"))
-        self._crew.submit(place, "prepare", video, worker.prepare, spec, count)
+        self._crew.submit(place, "prepare", video, preparation_worker.prepare, spec, count)
 
     def _decode(self, place: str, batch: int, units: Sequence[messages.Unit]) -> None:
         rows = tuple(
-            worker.Row(
+            slot_worker.Row(
                 video,
                 self._jobs[video].windows[position],
                 self._jobs[video].language,
@@ -142,7 +142,7 @@ class Batches:
         count = f"{len(units)} window" + "s" * (len(units) > 1)
         self._tell(events.SlotChanged(place, f"{count} of {', '.join(names)}"))
         self._crew.submit(
-            place, "batch", (batch, units), worker.transcribe, rows, self._setup.options
+            place, "batch", (batch, units), slot_worker.transcribe, rows, self._setup.options
         )
 
     def _advance(self, place: str, video: int, *, restart: bool) -> None:
@@ -151,7 +151,7 @@ class Batches:
             job.restart()
             self._tell(events.VideoStarted(job.video))
         self._tell(events.SlotChanged(place, job.video.name))
-        what = worker.advance, job.video.path, self._setup.options, STEP, restart
+        what = slot_worker.advance, job.video.path, self._setup.options, STEP, restart
         self._crew.submit(place, "advance", video, *what)
 
     def close(self) -> None:
@@ -257,7 +257,7 @@ class Batches:
         if plan is None:
             self._step(messages.Ready(place))
             return
-        spec = worker.SlotSpec(
+        spec = slot_worker.SlotSpec(
             self._setup.model.path,
             "cuda" if place.startswith("cuda") else "cpu",
             self.shortage.compute_type(place),
@@ -265,10 +265,10 @@ class Batches:
             self._setup.canary_words,
             self._setup.torch_type,
         )
-        self._crew.submit(place, "open", None, worker.open_slot, spec)
+        self._crew.submit(place, "open", None, slot_worker.open_slot, spec)
 
     def _opened(self, answer: Answer) -> None:
-        info: worker.SlotInfo = answer.value
+        info: slot_worker.SlotInfo = answer.value
         self._ledger.note("open", info.compute_type, place=answer.place, began=answer.began)
         self._tell(events.SlotChanged(answer.place, "idle"))
         room = self.shortage.room(answer.place, info.free)
@@ -332,7 +332,7 @@ class Batches:
 
     def _decoded(self, answer: Answer) -> None:
         number, units = answer.about
-        batch: worker.BatchResult = answer.value
+        batch: slot_worker.BatchResult = answer.value
         grown: dict[int, Job] = {}
         fallback = self.shortage.fallback(answer.place)
         speech: list[float] = []

@@ -15,7 +15,7 @@ from engine import __version__
 from engine.config import Config
 from engine.errors import ReelmineError
 from engine.pools.hardware import Hardware, snapshot
-from engine.pools.worker import cublas_libraries
+from engine.pools.slot_worker import cublas_libraries
 from engine.terminal import printable
 
 _NEEDED = ("faster-whisper", "ctranslate2", "av", "numpy", "onnxruntime", "openai", "pydantic")

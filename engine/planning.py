@@ -12,7 +12,7 @@ from os import PathLike
 
 from engine.config import Config, checked
 from engine.forecast import Forecast, forecast
-from engine.pools import worker
+from engine.pools import preparation_worker
 from engine.pools.crew import environment
 from engine.pools.local import call_once
 from engine.pools.sizing import Sizing
@@ -80,7 +80,9 @@ def _audio_seconds(paths: Sequence[str], config: Config) -> list[float | None]:
         return []
     with ScratchFolder(config.scratch) as scratch:
         try:
-            found = call_once(environment(scratch.path, 1, None), worker.probe, tuple(paths))
+            found = call_once(
+                environment(scratch.path, 1, None), preparation_worker.probe, tuple(paths)
+            )
         except BrokenExecutor:  # a container crashed the reader; a run finds out which
             return [None] * len(paths)
     return [probe.duration for probe in found if isinstance(probe, Probe)]

@@ -236,6 +236,13 @@ def test_answer_cut_off_twice_is_truncated(ask: Ask) -> None:
     assert len(requests(ask)) == 2
 
 
+def test_answer_that_ends_before_its_limit_was_cut_off_by_the_context(ask: Ask) -> None:
+    choice = {"message": {"content": '{"items": ['}, "finish_reason": "length"}
+    cut = Canned({"choices": [choice], "usage": {"completion_tokens": 300}})
+    with pytest.raises(errors.TruncatedError, match="context ends; lower max_words"):
+        ask(lambda _: cut)
+
+
 TOO_LONG = Canned({"error": {"message": "", "code": "context_length_exceeded"}}, 400)
 
 

@@ -187,15 +187,18 @@ def test_the_parent_loads_no_model_library(file: str) -> None:
     assert not loaded_with(file) & NOT_IN_PARENT
 
 
-def test_workers_load_no_client_and_no_terminal() -> None:
-    assert not loaded_with("pools/worker.py") & (NOT_IN_WORKERS | NOT_IN_PARENT)
+@pytest.mark.parametrize(
+    "file", ["pools/worker.py", "pools/slot_worker.py", "pools/preparation_worker.py"]
+)
+def test_workers_load_no_client_and_no_terminal(file: str) -> None:
+    assert not loaded_with(file) & (NOT_IN_WORKERS | NOT_IN_PARENT)
 
 
 @pytest.mark.parametrize("file", FILES)
 def test_shipped_fakes_are_loaded_by_nothing_else(file: str) -> None:
     """But by a slot, in the function that opens it, when its model folder says it is a fake."""
     if not file.startswith("testing/"):
-        used = imports(file, top_only=file == "pools/worker.py")
+        used = imports(file, top_only=file == "pools/slot_worker.py")
         assert not any(name.startswith("engine.testing") for name in used)
 
 

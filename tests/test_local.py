@@ -121,10 +121,15 @@ def _tracker() -> psutil.Process | None:
     )
 
 
-def test_close_waits_for_the_process(member, outcomes):
-    pid = started(member, outcomes)
-    member.close()
-    assert not psutil.pid_exists(pid)
+@pytest.mark.parametrize("kill", [False, True])
+def test_close_waits_for_the_process(member, outcomes, kill):
+    pids = []
+    for _ in range(4):
+        pids.append(started(member, outcomes))
+        if kill:
+            member.kill()
+        member.close()
+        assert not any(psutil.pid_exists(pid) for pid in pids)
 
 
 ORPHAN = """

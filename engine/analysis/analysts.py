@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 
 VERSION = 1  # part of every key: raise it when the same question would now be answered otherwise
 PHRASES = "phrases.tsv"
+CONTEXT_FULL = (
+    "The answer was cut off where the model's context ends; lower max_words in the recipe, or give "
+    "the model a longer context."
+)
 
 
 class Analyst(Protocol):
@@ -171,7 +175,8 @@ def _answer(client: "Client", recipe: Recipe, chunk: Chunk, note: str | None) ->
         spent = _sum(spent, took)
         if not answer.cut:
             return answer.text, spent
-    raise TruncatedError
+    early = answer.completion_tokens is not None and answer.completion_tokens < max_tokens
+    raise TruncatedError(CONTEXT_FULL if early else None)
 
 
 def _checked(recipe: Recipe, text: str, spent: Reply) -> Reply:

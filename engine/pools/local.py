@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from queue import SimpleQueue
 from typing import Any
 
@@ -55,6 +56,7 @@ class Worker:
         self._executor: ProcessPoolExecutor | None = None
         self._calls = 0
         self._dead: list[ProcessPoolExecutor] = []
+        self._born: list[BaseProcess] = []
 
     def start(self) -> int:
         """Make the process; its ``hello`` (the pid) comes as the outcome of the returned call."""
@@ -72,7 +74,8 @@ class Worker:
             call = self.submit(child.hello)
         born = set(multiprocessing.active_children()) - before
         if len(born) == 1:  # else another thread has started one too, and ``hello`` will tell
-            self.pid = born.pop().pid
+            self.pid = next(iter(born)).pid
+            self._born += born
         return call
 
     def submit(self, function: Callable[..., Any], *args: Any) -> int:
@@ -111,8 +114,11 @@ class Worker:
             self._dead.append(self._executor)
             self._executor = None
         for executor in self._dead:
-            executor.shutdown(wait=True)
+            executor.shutdown(wait=True)  # does not wait for one that was forgotten
+        for process in self._born:
+            process.join()
         self._dead.clear()
+        self._born.clear()
 
 
 def call_once(env: Mapping[str, str], function: Callable[..., Any], *args: Any) -> Any:

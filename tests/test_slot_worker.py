@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import OutOfMemoryError
-from engine.pools import worker
+from engine.pools import slot_worker
 from engine.pools.local import call_once
 from engine.records import SpeechOptions, Window
 from engine.testing.transcriber import make_model
@@ -43,7 +43,7 @@ OPTIONS = SpeechOptions(
     ],
 )
 def test_errors_for_want_of_memory_are_known(error):
-    assert worker.is_out_of_memory(error)
+    assert slot_worker.is_out_of_memory(error)
 
 
 @pytest.mark.parametrize(
@@ -56,34 +56,39 @@ def test_errors_for_want_of_memory_are_known(error):
     ],
 )
 def test_other_errors_are_not(error):
-    assert not worker.is_out_of_memory(error)
+    assert not slot_worker.is_out_of_memory(error)
 
 
 def test_the_hosts_own_error_is_known():
     with pytest.raises(MemoryError) as caught:
         bytearray(1 << 62)
-    assert worker.is_out_of_memory(caught.value)
+    assert slot_worker.is_out_of_memory(caught.value)
 
 
 def test_errors_of_torch_are_known():
     torch = pytest.importorskip("torch")
-    assert worker.is_out_of_memory(torch.cuda.OutOfMemoryError("CUDA out of memory."))
+    assert slot_worker.is_out_of_memory(torch.cuda.OutOfMemoryError("CUDA out of memory."))
     with pytest.raises(RuntimeError) as caught:
         torch.empty(1 << 50)
-    assert worker.is_out_of_memory(caught.value)
+    assert slot_worker.is_out_of_memory(caught.value)
 
 
 def test_an_error_of_torch_becomes_ours_where_torch_is_loaded():
     torch = pytest.importorskip("torch")
-    with pytest.raises(OutOfMemoryError, match=r"^CUDA out of memory\.$"), worker._memory_named():
+    with (
+        pytest.raises(OutOfMemoryError, match=r"^CUDA out of memory\.$"),
+        slot_worker._memory_named(),
+    ):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory.\nSee the documentation")
 
 
 def _transcribe_two(model: str, compute_type: str) -> object:
     """In a process of its own: open a slot, give it two windows."""
-    worker.open_slot(worker.SlotSpec(Path(model), "cpu", compute_type, 1, ()))
-    rows = tuple(worker.Row(0, Window(n, (), str(Path(model) / "row")), "en") for n in range(2))
-    return worker.transcribe(rows, OPTIONS)
+    slot_worker.open_slot(slot_worker.SlotSpec(Path(model), "cpu", compute_type, 1, ()))
+    rows = tuple(
+        slot_worker.Row(0, Window(n, (), str(Path(model) / "row")), "en") for n in range(2)
+    )
+    return slot_worker.transcribe(rows, OPTIONS)
 
 
 @pytest.mark.parametrize(("compute_type", "fits"), [("float32", False), ("int8", True)])
@@ -114,7 +119,7 @@ def site(tmp_path, monkeypatch):
 
 
 def test_without_the_wheel_there_is_nothing_to_preload(site):
-    assert worker.cublas_libraries() == []
+    assert slot_worker.cublas_libraries() == []
 
 
 def test_libraries_of_the_wheel_are_found_in_the_order_they_need_each_other(site):
@@ -122,11 +127,11 @@ def test_libraries_of_the_wheel_are_found_in_the_order_they_need_each_other(site
     lib.mkdir(parents=True)
     for name in ("libcublas.so.12", "libcublasLt.so.12", "libnvblas.so.12"):
         (lib / name).touch()
-    assert worker.cublas_libraries() == [lib / "libcublasLt.so.12", lib / "libcublas.so.12"]
+    assert slot_worker.cublas_libraries() == [lib / "libcublasLt.so.12", lib / "libcublas.so.12"]
 
 
 def _loaded(name: str) -> bool:
-    worker.preload_cublas()
+    slot_worker.preload_cublas()
     return name in Path("/proc/self/maps").read_text()
 
 
@@ -145,4 +150,4 @@ def test_a_damaged_library_is_named(site):
     lib.mkdir(parents=True)
     (lib / "libcublas.so.12").write_text("cut off")
     with pytest.raises(OSError, match=r"libcublas\.so\.12"):
-        worker.preload_cublas()
+        slot_worker.preload_cublas()

@@ -1,0 +1,113 @@
+"""Ways to transcribe files: ours with one setting or another, or one of the peer's pipelines.
+
+In: a way, a model, files with the language that each is told. Out: what was heard in each, in the
+same order. Always int8 and beam 5. Ours is the whole engine, a run over the files, its JSON files
+read back; the peer is a program of its own (peers.py). Knows nothing about what is said in the
+files, nor what is counted.
+"""
+
+import json
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from common import Timing, machine, say, timed
+from peers import Job
+
+from engine.api import run
+from engine.config import Config
+from engine.speech.models import ResolvedModel
+
+BEAM = 5
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Way:
+    """One way to transcribe: an engine and its settings."""
+
+    name: str
+    ours: Mapping[str, Any] | None = None  # of Config; None: the peer's
+    pipeline: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+OURS = Way("ours", {})
+UNGATED = Way("ours, without gates", {"quality_gates": False})
+BATCHED = Way("BatchedInferencePipeline", None, "batched", {"without_timestamps": False})
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What one way made of one file."""
+
+    text: str
+    language: str
+    segments: tuple[str, ...]
+
+
+Asked = Sequence[tuple[Path, str | None]]  # files, and the language: None: to be detected
+
+
+def hear(way: Way, model: ResolvedModel, asked: Asked) -> list[Heard]:
+    """What a way makes of each file."""
+    say(f"{model.name}: {way.name}, {len(asked)} files")
+    with tempfile.TemporaryDirectory(prefix="heard-") as scratch:
+        if way.ours is None:
+            return _hear_peer(way, model, asked, Path(scratch))
+        heard: dict[Path, Heard] = {}
+        for language in dict.fromkeys(language for _, language in asked):
+            some = [path for path, told in asked if told == language]
+            config = Config(
+                output=Path(scratch, language or "any"),
+                model=model.name,
+                language=language,
+                compute_type="int8",
+                beam_size=BEAM,
+                analysis=False,
+                output_format=("json",),
+                **way.ours,
+            )
+            heard |= _hear_ours(some, config)
+        return [heard[path.resolve()] for path, _ in asked]
+
+
+def _hear_ours(paths: Sequence[Path], config: Config) -> dict[Path, Heard]:
+    """One run over the files, and its JSON files."""
+    report = run(paths, config)
+    if report.exit_code != 0:
+        raise SystemExit(f"ours ended with {report.exit_code}: {report}")
+    heard = {}
+    for result in report.videos:
+        written = json.loads(Path(f"{config.output / result.video.name}.json").read_bytes())
+        segments = tuple(segment["text"] for segment in written["segments"])
+        path = Path(result.video.path).resolve()
+        heard[path] = Heard(written["text"], written["language"], segments)
+    return heard
+
+
+def _hear_peer(way: Way, model: ResolvedModel, asked: Asked, scratch: Path) -> list[Heard]:
+    """The peer with a process for each core: faster, and the text is the same."""
+    job = Job(
+        str(model.path),
+        way.pipeline,
+        [(str(path), language) for path, language in asked],
+        str(scratch / "heard.json"),
+        processes=max(1, int(machine()["cores"])),
+        init={"compute_type": "int8", "cpu_threads": 1},
+        options={"beam_size": BEAM, **way.options},
+    )
+    results, _ = run_peer(job, {"OMP_NUM_THREADS": "1"})
+    return [
+        Heard(result["text"], result["language"], tuple(result["segments"])) for result in results
+    ]
+
+
+def run_peer(job: Job, env: Mapping[str, str] | None = None) -> tuple[list[Any], Timing]:
+    """What the peer's program tells of each file, in the job's order, and what it took."""
+    described = Path(job.output).with_name("job.json")
+    described.write_text(json.dumps(asdict(job)), encoding="utf-8")
+    timing = timed([sys.executable, Path(__file__).with_name("peers.py"), described], env)
+    return json.loads(Path(job.output).read_bytes()), timing
