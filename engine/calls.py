@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -49,6 +49,16 @@ class Answerer:
     budget: Budget | None = None  # None: nothing is spent
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A chunk that waits for its call, or whose call is under way."""
+
+    recipe: Recipe
+    chunk: Chunk
+    reply_key: str  # of its reply in the ledger
+    since: float | None  # when it began to wait, monotonic; None: the endpoint postponed it
+
+
 class Calls:
     """The calls of one run."""
 
@@ -72,8 +82,7 @@ class Calls:
         self._step = step
         self._tell = tell
         self._pool = CallPool(answerer.threads, answerer.timeout, queue)
-        self._open: dict[CallKey, tuple[Recipe, Chunk]] = {}
-        self._ready: dict[CallKey, float] = {}  # when a chunk began to wait, monotonic
+        self._open: dict[CallKey, _Asked] = {}
         self._waits = (0, 0.0)  # calls, seconds that their chunks waited
         self._refused = 0
         self._spent = answerer.budget.own if answerer.budget else Spent()  # as the ledger has it
@@ -84,7 +93,8 @@ class Calls:
         """A new chunk: a reply paid for before, or it waits for a call."""
         job = self._jobs[number]
         asked = job.questions[recipe].recipe
-        known = self._ledger.reply(self._answerer.analyst.key(asked, chunk))
+        reply_key = self._answerer.analyst.key(asked, chunk)
+        known = self._ledger.reply(reply_key)
         if known is not None:
             job.add_chunk(recipe, result(asked, chunk, known))
             return
@@ -92,19 +102,18 @@ class Calls:
             self._give_up(number, recipe, chunk.index)
             return
         key = number, recipe, chunk.index
-        self._open[key] = asked, chunk
-        self._ready[key] = time.monotonic()
+        self._open[key] = _Asked(asked, chunk, reply_key, time.monotonic())
         self._step(messages.ChunkReady(key))
 
     def start(self, key: CallKey) -> None:
         """The schedule gives this chunk a thread."""
         number, recipe, index = key
-        (asked, chunk), analyst = self._open[key], self._answerer.analyst
-        if key in self._ready:  # else it was postponed: that wait is the endpoint's
+        asked, analyst = self._open[key], self._answerer.analyst
+        if asked.since is not None:
             count, seconds = self._waits
-            self._waits = count + 1, seconds + time.monotonic() - self._ready.pop(key)
+            self._waits = count + 1, seconds + time.monotonic() - asked.since
         self._tell(events.CallStarted(self._jobs[number].video, recipe, index))
-        self._pool.submit(key, lambda: analyst.call(asked, chunk))
+        self._pool.submit(key, lambda: analyst.call(asked.recipe, asked.chunk))
 
     def ended(self, outcome: CallOutcome) -> None:
         """A call is over."""
@@ -147,7 +156,7 @@ class Calls:
             while True:
                 late = self._queue.get_nowait()
                 if isinstance(late, CallOutcome) and late.reply and late.key in self._open:
-                    self._keep(*self._open[late.key], late.reply)
+                    self._keep(self._open[late.key], late.reply)
         self.record_spending()
 
     def record_spending(self) -> None:
@@ -162,20 +171,20 @@ class Calls:
         self, key: CallKey, reply: Reply | None, error: BaseException | None, began: float
     ) -> None:
         number, recipe, index = key
-        asked, chunk = self._open.pop(key)
+        asked = self._open.pop(key)
         if isinstance(error, CallStopped):  # the run ends; the chunk stays open
             self._step(messages.CallEnded(key))
             return
         if isinstance(error, CallError) and error.wait is not None:
             worth = self._pauses.worth(error.wait, began, time.monotonic())
             if worth and self.endpoint is None:
-                self._postpone(key, asked, chunk, error, began)
+                self._postpone(key, asked, error, began)
                 return
             self._stop_asking(error)
         if reply is not None:
             self._refused = 0
             self._pauses.answered()
-            outcome = self._keep(asked, chunk, reply)
+            outcome = self._keep(asked, reply)
         else:
             assert error is not None
             outcome = ChunkResult(index, _state_of(error), problem=_problem_of(error))
@@ -190,24 +199,22 @@ class Calls:
         job.add_chunk(recipe, outcome)
         self._tell(events.CallFinished(job.video, recipe, index, outcome.state))
 
-    def _postpone(
-        self, key: CallKey, asked: Recipe, chunk: Chunk, error: CallError, began: float
-    ) -> None:
+    def _postpone(self, key: CallKey, asked: _Asked, error: CallError, began: float) -> None:
         """The server's pause is longer than a call lasts: the chunk waits for its end."""
         self._ledger.note("call", error.code, place=key[1], began=began)
         self._step(messages.CallEnded(key))
         if key[0] not in self._jobs:  # its transcription failed meanwhile
             return
-        self._open[key] = asked, chunk
+        self._open[key] = replace(asked, since=None)
         self._step(messages.ChunkReady(key))
         if self._pauses.is_new:
             span = clock(error.wait or 0.0)
             self._tell(events.Notice(f"{error} The chunks wait {span} for it; all else goes on."))
 
-    def _keep(self, asked: Recipe, chunk: Chunk, reply: Reply) -> ChunkResult:
-        analyst = self._answerer.analyst
-        self._ledger.add_reply(analyst.key(asked, chunk), reply, analyst.name, asked.name)
-        return result(asked, chunk, reply)
+    def _keep(self, asked: _Asked, reply: Reply) -> ChunkResult:
+        name = self._answerer.analyst.name
+        self._ledger.add_reply(asked.reply_key, reply, name, asked.recipe.name)
+        return result(asked.recipe, asked.chunk, reply)
 
     def _endpoint_trouble(self, error: BaseException) -> None:
         problem = _problem_of(error)

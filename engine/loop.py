@@ -174,7 +174,8 @@ class Loop:
                 self.calls.ended(thing)
                 self._llm_changed()
             case Sent() | Exchange():
-                self._step(messages.Exchanged(thing))
+                # no step of its own: the end of its call follows, and decides what begins
+                self._schedule.calls.exchanged(thing)
             case Signalled(number):
                 self._signalled(number)
             case Sample():
@@ -192,8 +193,8 @@ class Loop:
     def _account(self, now: float) -> None:
         """What the slots do from now on, and once, how long it will take."""
         self.usage.note(self._schedule.standing, now)
-        if self.usage.predicted is None:
-            self.usage.predict(self._schedule.open_slots, self._speech_in_all(), now)
+        if self.usage.predicted is None and (slots := self._schedule.open_slots):
+            self.usage.predict(slots, self._speech_in_all(), now)
 
     def _speech_in_all(self) -> float | None:
         """Seconds, by what the containers declare and the share of speech so far."""

@@ -7,7 +7,6 @@ window, (video, position); videos are numbers. Seconds are spans, never instants
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from engine.llm.exchanges import Exchange, Sent
 from engine.pools.pressure import Pressure
 from engine.records import Problem
 
@@ -138,13 +137,6 @@ class CallEnded:
 
 
 @dataclass(frozen=True, slots=True)
-class Exchanged:
-    """One HTTP exchange of a call begins, or is over."""
-
-    told: Sent | Exchange
-
-
-@dataclass(frozen=True, slots=True)
 class Drain:
     """Nothing new; what is under way may end."""
 
@@ -156,7 +148,7 @@ class Tick:
 
 Event = (
     Begin | Ready | CannotOpen | Died | Probed | Windows | Broken | Decoded | Refused | Advanced
-    | OutOfMemory | MemoryPressure | ChunkReady | CallEnded | Exchanged | Drain | Tick
+    | OutOfMemory | MemoryPressure | ChunkReady | CallEnded | Drain | Tick
 )  # fmt: skip
 
 

@@ -33,7 +33,6 @@ from engine.messages import (
     Died,
     Drain,
     Event,
-    Exchanged,
     Fail,
     GiveUp,
     Kill,
@@ -263,8 +262,6 @@ class Schedule:
                 self.calls.add(key, self._rank.get(key[0], 0.0))
             case CallEnded(key):
                 self.calls.ended(key)
-            case Exchanged(told):
-                self.calls.exchanged(told)
             case Drain():
                 self._draining = True
                 self.calls.hold()

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from engine.analysis import grounding
 from engine.analysis.grounding import ground, tokens_of
 from engine.analysis.recipes import load
 from engine.records import Chunk, Grounding, Item, Segment, Word
@@ -227,3 +230,10 @@ def test_text_that_repeats_itself_costs_no_more() -> None:
     items = ground(EXPRESSIONS, [{"quote": q, "cues": [0]} for q in quotes * 70], chunk)
     assert time.process_time() - began < 60  # it takes 1 s for the 500 items that a reply may have
     assert {item.grounding for item in items} == {Grounding.UNGROUNDED}
+
+
+@given(st.text(st.characters(max_codepoint=127), max_size=80))
+def test_ascii_text_has_the_tokens_that_any_text_has(text: str) -> None:
+    """It is read by a shorter way; a sign of another script before it takes the long one."""
+    long_way = grounding._scan(f"\u00e9 {text}")[1:]
+    assert grounding._scan(text) == tuple((t, start - 2, end - 2) for t, start, end in long_way)

@@ -17,6 +17,7 @@ long it is: one word may turn a sentence round, and which words do so differs fr
 language. So every quote of a grounded item was said as it stands.
 """
 
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ KEPT = 0.8  # of the tokens of a stretch: from here a quote that leaves some out
 MAX_FUZZY = 60  # tokens; a longer quote is found exactly or not at all
 
 _APOSTROPHES = "'\u2019\u02bc\u2018`\u00b4\uff07"
+_DROPPED = dict.fromkeys(map(ord, _APOSTROPHES))
+_ASCII_TOKEN = re.compile("[0-9A-Za-z][0-9A-Za-z'`]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +192,9 @@ def _word_at(cue: Segment, start: int, end: int) -> tuple[float, float] | None:
 @lru_cache(maxsize=4096)
 def _scan(text: str) -> tuple[tuple[str, int, int], ...]:
     """Tokens with the characters they span."""
+    if text.isascii():  # most of it, and ten times as fast
+        found = _ASCII_TOKEN.finditer(text)
+        return tuple((m[0].translate(_DROPPED).lower(), m.start(), m.end()) for m in found)
     spans: list[tuple[int, int]] = []
     begin = -1  # where the running token began; -1: none runs
     for position, character in enumerate(f"{text} "):

@@ -171,7 +171,10 @@ class Client:
             self._reported(scope) as report,
         ):
             try:
-                report.reply = self._openai.chat.completions.with_raw_response.create(**request)
+                # not chat.completions.create: that costs as much again, in checks we do ourselves
+                report.reply = self._openai.post(
+                    "/chat/completions", cast_to=httpx2.Response, body=dict(request)
+                )
             except openai.OpenAIError as error:
                 report.error = error
                 account.free = not _may_cost(error, scope)
