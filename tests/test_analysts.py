@@ -238,7 +238,7 @@ def test_answer_cut_off_twice_is_truncated(ask: Ask) -> None:
 
 def test_answer_that_ends_before_its_limit_was_cut_off_by_the_context(ask: Ask) -> None:
     choice = {"message": {"content": '{"items": ['}, "finish_reason": "length"}
-    cut = Canned({"choices": [choice], "usage": {"completion_tokens": 300}})
+    cut = Canned({"choices": [choice], "usage": {"prompt_tokens": 7, "completion_tokens": 300}})
     with pytest.raises(errors.TruncatedError, match="context ends; lower max_words"):
         ask(lambda _: cut)
 
