@@ -8,6 +8,7 @@ point above the lowest of the three peers, and without gates and in sequential m
 kind of peer; no more words on non-speech than the batched peer; the language right as often.
 
     python benchmarks/accuracy.py --models tiny.en,base
+    python benchmarks/accuracy.py --compute-type float32
 """
 
 import argparse
@@ -28,9 +29,9 @@ from common import (
     print_machine,
     print_table,
 )
-from ways import BATCHED, BEAM, OURS, UNGATED, Heard, Way, hear
+from ways import BATCHED, BEAM, OURS, UNGATED, Heard, Way, Weights, hear
 
-from engine.speech.models import ResolvedModel, get
+from engine.speech.models import get
 
 SLACK = 0.1  # points of word error rate that ours may be above the peer
 ENGLISH_ONLY = ("en", None)
@@ -58,11 +59,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     figures: dict[str, Any] = {}
     texts: list[tuple[str, ...]] = []
     for name in given.models.split(","):
-        model = get(name)
+        model = Weights(get(name), given.compute_type)
         figures[name] = _measure(model, clips, counter, gates, texts)
     if given.texts:
         given.texts.write_text("".join("\t".join(row) + "\n" for row in texts), encoding="utf-8")
-    return conclude("accuracy", facts, gates, models=figures, beam=BEAM, clips=len(clips))
+    return conclude(
+        "accuracy",
+        facts,
+        gates,
+        models=figures,
+        compute_type=given.compute_type,
+        beam=BEAM,
+        clips=len(clips),
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -71,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--speech", type=Path, default=SPEECH, help="folder of clips")
     parser.add_argument("--models", default="tiny.en,base", help="names, separated by commas")
+    parser.add_argument("--compute-type", default="int8", help="of all ways; default int8")
     parser.add_argument("--limit", type=int, help="clips per kind, for a quick look")
     parser.add_argument(
         "--texts", type=Path, help="write model, way, clip, errors and text of each as TSV"
@@ -86,7 +96,7 @@ def _some(clips: Sequence[Clip], limit: int | None) -> list[Clip]:
 
 
 def _measure(
-    model: ResolvedModel,
+    model: Weights,
     clips: Sequence[Clip],
     counter: WordErrors,
     gates: list[Gate],
@@ -96,7 +106,7 @@ def _measure(
     usable = [c for c in clips if model.multilingual or c.language in ENGLISH_ONLY]
     heard = {way: _hear(way, model, [(c, c.language) for c in usable]) for way in WAYS}
     errors = {way: _errors(usable, heard[way], counter) for way in WAYS}
-    _print_errors(model.name, errors)
+    _print_errors(model, errors)
     for way in WAYS:
         texts += [
             (
@@ -121,9 +131,7 @@ def _measure(
     return figures
 
 
-def _hear(
-    way: Way, model: ResolvedModel, asked: Sequence[tuple[Clip, str | None]]
-) -> dict[Clip, Heard]:
+def _hear(way: Way, model: Weights, asked: Sequence[tuple[Clip, str | None]]) -> dict[Clip, Heard]:
     """What a way makes of clips, each with the language it is told (None: to be detected)."""
     heard = hear(way, model, [(clip.path, language) for clip, language in asked])
     return {clip: one for (clip, _), one in zip(asked, heard, strict=True)}
@@ -151,8 +159,8 @@ def _errors(clips: Sequence[Clip], heard: Mapping[Clip, Heard], counter: WordErr
     return totals
 
 
-def _print_errors(model: str, errors: Mapping[Way, Errors]) -> None:
-    print(f"\nWord error rate of {model}, int8, beam {BEAM} (errors)")
+def _print_errors(model: Weights, errors: Mapping[Way, Errors]) -> None:
+    print(f"\nWord error rate of {model.name}, {model.compute_type}, beam {BEAM} (errors)")
     spoken = [kind for kind in errors[OURS] if kind != "nonspeech"]
     kinds = sorted(spoken, key=lambda kind: kind.startswith("all "))  # the sums come last
     rows: list[list[object]] = []
@@ -186,7 +194,7 @@ def _silence_gate(model: str, errors: Mapping[Way, Errors]) -> Gate:
     return Gate(name, mine <= other, f"{mine} and {other}")
 
 
-def _languages(model: ResolvedModel, foreign: Sequence[Clip], gates: list[Gate]) -> dict[str, Any]:
+def _languages(model: Weights, foreign: Sequence[Clip], gates: list[Gate]) -> dict[str, Any]:
     """How many clips' languages are found by each way; prints the table."""
     ways = (OURS, OURS_SEQUENTIAL, BATCHED, SEQUENTIAL)
     heard = {way: _hear(way, model, [(clip, None) for clip in foreign]) for way in ways}

@@ -36,11 +36,11 @@ from common import (
     print_machine,
     print_table,
 )
-from ways import BATCHED, BEAM, OURS, UNGATED, Way, hear
+from ways import BATCHED, BEAM, OURS, UNGATED, Way, Weights, hear
 
 from engine.media.decode import Audio
 from engine.records import SAMPLE_RATE
-from engine.speech.models import ResolvedModel, get
+from engine.speech.models import get
 
 LONG = 60  # seconds of noise
 PHRASE = (2.0, 5.0)  # seconds of a clip that is said again and again
@@ -104,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.kinds:
             triggers = [t for t in triggers if t.kind in given.kinds.split(",")]
         for name in given.models.split(","):
-            figures[name] = _measure(get(name), triggers, counter, gates, texts)
+            figures[name] = _measure(Weights(get(name)), triggers, counter, gates, texts)
     if given.texts:
         given.texts.write_text("".join(texts), encoding="utf-8")
     return conclude(
@@ -195,7 +195,7 @@ def _write(path: Path, audio: np.ndarray) -> Path:
 
 
 def _measure(
-    model: ResolvedModel,
+    model: Weights,
     triggers: Sequence[Trigger],
     counter: WordErrors,
     gates: list[Gate],

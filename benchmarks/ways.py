@@ -1,7 +1,7 @@
 """Ways to transcribe files: ours with one setting or another, or one of the peer's pipelines.
 
 In: a way, a model, files with the language that each is told. Out: what was heard in each, in the
-same order. Always int8 and beam 5. Ours is the whole engine, a run over the files, its JSON files
+same order. Always beam 5. Ours is the whole engine, a run over the files, its JSON files
 read back; the peer is a program of its own (peers.py). Knows nothing about what is said in the
 files, nor what is counted.
 """
@@ -51,20 +51,33 @@ class Heard:
 Asked = Sequence[tuple[Path, str | None]]  # files, and the language: None: to be detected
 
 
-def hear(way: Way, model: ResolvedModel, asked: Asked) -> list[Heard]:
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A model, and the type that it computes in."""
+
+    model: ResolvedModel
+    compute_type: str = "int8"
+
+    @property
+    def name(self) -> str:
+        """The model's."""
+        return self.model.name
+
+
+def hear(way: Way, weights: Weights, asked: Asked) -> list[Heard]:
     """What a way makes of each file."""
-    say(f"{model.name}: {way.name}, {len(asked)} files")
+    say(f"{weights.name}: {way.name}, {len(asked)} files")
     with tempfile.TemporaryDirectory(prefix="heard-") as scratch:
         if way.ours is None:
-            return _hear_peer(way, model, asked, Path(scratch))
+            return _hear_peer(way, weights, asked, Path(scratch))
         heard: dict[Path, Heard] = {}
         for language in dict.fromkeys(language for _, language in asked):
             some = [path for path, told in asked if told == language]
             config = Config(
                 output=Path(scratch, language or "any"),
-                model=model.name,
+                model=weights.name,
                 language=language,
-                compute_type="int8",
+                compute_type=weights.compute_type,
                 beam_size=BEAM,
                 analysis=False,
                 output_format=("json",),
@@ -88,15 +101,15 @@ def _hear_ours(paths: Sequence[Path], config: Config) -> dict[Path, Heard]:
     return heard
 
 
-def _hear_peer(way: Way, model: ResolvedModel, asked: Asked, scratch: Path) -> list[Heard]:
+def _hear_peer(way: Way, weights: Weights, asked: Asked, scratch: Path) -> list[Heard]:
     """The peer with a process for each core: faster, and the text is the same."""
     job = Job(
-        str(model.path),
+        str(weights.model.path),
         way.pipeline,
         [(str(path), language) for path, language in asked],
         str(scratch / "heard.json"),
         processes=max(1, int(machine()["cores"])),
-        init={"compute_type": "int8", "cpu_threads": 1},
+        init={"compute_type": weights.compute_type, "cpu_threads": 1},
         options={"beam_size": BEAM, **way.options},
     )
     results, _ = run_peer(job, {"OMP_NUM_THREADS": "1"})

@@ -76,7 +76,7 @@ def test_run_leaves_no_process_thread_or_descriptor(videos, quick, tmp_path):
 
 
 def test_report_tells_what_the_slots_did_with_their_time(videos, quick, tmp_path):
-    config = Config(output=tmp_path / "out", model=quick, slots=2, batch_size=1)
+    config = Config(output=tmp_path / "out", model=quick, slots=1, batch_size=1)
     figures = engine.run([videos], config).figures
     written = json.loads((tmp_path / "out/.reelmine/last-run.json").read_text())
     assert written.items() >= figures.items()
