@@ -103,7 +103,7 @@ def _measure(
     texts: list[tuple[str, ...]],
 ) -> dict[str, Any]:
     """All figures of one model; prints its tables and adds its gates."""
-    usable = [c for c in clips if model.multilingual or c.language in ENGLISH_ONLY]
+    usable = [c for c in clips if model.model.multilingual or c.language in ENGLISH_ONLY]
     heard = {way: _hear(way, model, [(c, c.language) for c in usable]) for way in WAYS}
     errors = {way: _errors(usable, heard[way], counter) for way in WAYS}
     _print_errors(model, errors)
