@@ -18,7 +18,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from calls import RECIPE, server
 from common import (
     SPEECH,
     Gate,
@@ -32,6 +31,7 @@ from common import (
     say,
     timed,
 )
+from llm_side import RECIPE, server
 
 TARGET = 0.95
 STAGES = ("speech", "analysis", "both")
