@@ -1,7 +1,7 @@
 """The peers of the LLM side as a program of its own: the openai client, used as its users do.
 
 In: a job file (JSON of `Job`). Out: a line of JSON: seconds from the first call's start to the last
-one's end, CPU seconds of this process meanwhile, and how the calls ended. The client is warm (it has
+one's end, CPU seconds of this process meanwhile, how the calls ended. The client is warm (it has
 listed the models) and may keep as many connections as it makes calls at a time. Imports nothing of
 ours: a peer keeps no ledger, checks no answer and has no deadline but the client's own timeout.
 """
