@@ -315,7 +315,7 @@ def test_key_changes_with_model_recipe_and_text_but_not_with_the_port() -> None:
 
 def test_failed_neighbours_change_no_answer_and_leave_nothing_behind(folder: Path) -> None:
     """Eight threads, every third chunk with a fault of another kind."""
-    faults: list[Behaviour] = ["hang", "drip", "garbage", 500]
+    faults: list[Behaviour] = ["hang", "drip", "html", 500]
     chunks = [Chunk(n, (), (cue(n, f" We hedged our bets, number {n}."),)) for n in range(24)]
 
     def script(request: Request) -> Behaviour:

@@ -21,7 +21,7 @@ from engine.analysis.prompts import messages
 from engine.analysis.recipes import Recipe
 from engine.analysis.replies import parse
 from engine.records import Chunk, Segment
-from engine.testing.server import Canned, Server
+from engine.testing.server import Canned, Limit, Server
 
 HEADER = "phrase\tkind\tlevel\tdefinition\texample\tliteral\n"
 BOOK = "hedge {one's} bets\tverb\tC1\tavoid choosing one thing only\tHe hedged his bets.\t\n"
@@ -49,6 +49,17 @@ def ask(
     request.add_header("Authorization", f"Bearer {key}")
     with urllib.request.urlopen(request, timeout=timeout) as response:
         return json.loads(response.read())
+
+
+def ask_raw(server_url: str, recipe: Recipe) -> tuple[int, Any, bytes]:
+    """Status, headers and body, whatever they are."""
+    try:
+        body = json.dumps({"model": "m", "messages": messages(recipe, CHUNK)}).encode()
+        with urllib.request.urlopen(f"{server_url}/chat/completions", body) as response:
+            return response.status, response.headers, response.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.headers, error.read()
 
 
 def content(reply: Any) -> str:
@@ -129,8 +140,8 @@ def test_script_by_chunk() -> None:
     caught.value.close()
 
 
-def test_garbage_is_no_json() -> None:
-    with Server(script=["garbage"]) as server, pytest.raises(json.JSONDecodeError):
+def test_page_is_no_json() -> None:
+    with Server(script=["html"]) as server, pytest.raises(json.JSONDecodeError):
         ask(server.url, recipes.load("summary"))
 
 
@@ -197,6 +208,43 @@ def test_close_ends_what_hangs_and_the_thread(behaviour: str) -> None:
     assert threading.active_count() == before
 
 
+def test_what_is_over_the_limits_is_refused_and_told_when_to_come_back() -> None:
+    recipe = recipes.load("summary")
+    with Server(limits=[Limit(0, rpm=2, tpm=None)], burst=60.0, latency=0.1) as server:
+        asked = [ask_raw(server.url, recipe) for _ in range(3)]
+    assert [status for status, _, _ in asked] == [200, 200, 429]
+    headers, body = asked[2][1:]
+    assert 0 < int(headers["Retry-After-Ms"]) <= 1000 * int(headers["Retry-After"]) <= 30_000
+    assert json.loads(body)["error"]["code"] == "rate_limit_exceeded"
+    left = [headers["x-ratelimit-remaining-requests"] for _, headers, _ in asked]
+    assert left == ["1", "0", "0"]
+    assert "x-ratelimit-limit-tokens" not in headers
+    assert (server.answered, server.refused, len(server.requests)) == (2, 1, 3)
+
+
+def test_answer_of_a_script_counts_by_its_own_usage() -> None:
+    reply = Canned({"choices": [], "usage": {"prompt_tokens": 70, "completion_tokens": 30}})
+    limit = Limit(0, None, tpm=100)
+    with Server(limits=[limit], burst=60.0, script=[reply], rate_headers=False) as server:
+        first = ask_raw(server.url, recipes.load("summary"))
+        second = ask_raw(server.url, recipes.load("summary"))
+    assert (first[0], second[0]) == (200, 429)
+    assert not any(name.startswith("x-ratelimit") for name in first[1])
+    assert server.at[0] == (0.0, 200, 100)
+
+
+def test_stats_are_served() -> None:
+    with Server(limits=[Limit(0, rpm=1, tpm=None)], burst=60.0) as server:
+        for _ in range(2):
+            ask_raw(server.url, recipes.load("summary"))
+        with urllib.request.urlopen(f"{server.url}/stats") as response:
+            stats = json.loads(response.read())
+    assert (stats["answered"], stats["refused"]) == (1, 1)
+    (first, first_status, tokens), (_, second_status, _) = stats["at"]
+    assert (first, first_status, second_status) == (0, 200, 429)
+    assert tokens > 100
+
+
 def test_close_leaves_nothing_of_connections_that_are_just_being_made() -> None:
     before = len(os.listdir("/proc/self/fd"))
     for turn in range(40):
@@ -219,10 +267,12 @@ def test_port_in_use_is_an_error_at_once() -> None:
 
 
 def test_runs_in_a_process_of_its_own() -> None:
-    command = [sys.executable, "-m", "engine.testing.server", "--latency", "0.01", "--sigma", "0.3"]
+    words = ["--latency", "0.01", "--sigma", "0.3", "--script", "503, ok", "--limit", "0:2:-"]
+    command = [sys.executable, "-m", "engine.testing.server", *words, "--burst", "60"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         url = process.stdout.readline().strip()
-        assert content(ask(url, recipes.load("summary")))
+        asked = [ask_raw(url, recipes.load("summary")) for _ in range(3)]
+        assert [status for status, _, _ in asked] == [503, 200, 429]
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0

@@ -9,8 +9,9 @@ ends with SIGTERM or Ctrl-C. It serves /v1/chat/completions and /v1/models over 
 
 It answers our own prompts: for a recipe with the fields of `expressions` by the bundled phrasebook,
 for any other with one item made from the schema, quoting the first cue. The same prompt always
-gets the same answer. `script` says what happens instead, by number of the request or by a function
-of it: a behaviour named in `BEHAVIOURS`, an HTTP status, or a `Canned` response.
+gets the same answer. `script` says what happens instead (`faults.py` has the names), by number of
+the request, as in "500, 429:2, drip, ok", or by a function of it. `limits` refuse what is too much
+(`rates.py`); /v1/stats tells another process what happened.
 
 Knows nothing about the client. Owns one thread, in which an asyncio loop serves all connections
 (so 128 clients cost no 128 threads); `close()` ends it, with whatever hangs in it.
@@ -26,24 +27,28 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 
-from engine.testing.answers import Answers, parse_prompt
+from engine.testing.answers import Answers, Prompt, parse_prompt
+from engine.testing.faults import (
+    Behaviour,
+    Canned,
+    Completion,
+    encoded,
+    fault,
+    follow,
+    refusal,
+    too_many,
+    whole,
+)
+from engine.testing.rates import Limit, Rates, parse_limit
 
-BEHAVIOURS = ("ok", "hang", "drip", "garbage")
-DRIP = 0.05  # seconds between two bytes
+__all__ = ["Behaviour", "Canned", "Limit", "Request", "Script", "Server"]
+
 MAX_REQUEST = 16 * 1024 * 1024  # bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Canned:
-    """A response as it is; `body` that is no text is sent as JSON."""
-
-    body: Any = ""
-    status: int = 200
-    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +61,18 @@ class Request:
     cues: tuple[int, ...]  # ids of the cues to analyse
 
 
-Behaviour = str | int | Canned
-Script = Sequence[Behaviour] | Callable[[Request], Behaviour]
+Script = str | Sequence[Behaviour] | Callable[[Request], Behaviour]
 
 
 class Server:
     """Serves from construction to `close()`; a context manager.
 
     `latency` is the time before an answer in seconds, or (median, sigma) of a lognormal drawn with
-    `seed`. `script` beyond its end means "ok". With `api_key`, another key gets a 401. `phrasebook`
-    is the folder of the book; without it the bundled one.
+    `seed`. A `script` beyond its end means "ok", unless it ends with "...": then it begins again.
+    With `api_key`, another key gets a 401. `phrasebook` is the folder of the book; without it the
+    bundled one. `limits` follow one another, each with room for `burst` seconds of its rates; what
+    is over them gets a 429 at once, and no answer has headers about them without `rate_headers`.
+    ValueError for a script with an unknown name.
     """
 
     def __init__(
@@ -78,15 +85,26 @@ class Server:
         script: Script = (),
         phrasebook: Path | None = None,
         model: str = "phrasebook",
+        limits: Sequence[Limit] = (),
+        burst: float = 1.0,
+        rate_headers: bool = True,
     ) -> None:
         self.requests: list[Request] = []  # completions only; appended by the server's thread
         self.most_at_once = 0  # completions under way at the same time
+        self.answered = 0  # replies that were sent to their end
+        self.refused = 0  # requests over the limits
+        # of each request when it came: seconds after the first one, status, tokens
+        self.at: list[tuple[float, int, int]] = []
         self._latency = latency
         self._random = random.Random(seed)
         self._api_key = api_key
-        self._script = script
+        self._script = script if callable(script) else _in_turn(script)
         self._model = model
         self._answers = Answers(phrasebook)
+        self._understood = lru_cache(1024)(self._understand)  # a retry costs no second answer
+        self._rates = Rates(limits, burst)
+        self._rate_headers = rate_headers
+        self._first: float | None = None  # when the first request came
         self._at_once = 0
         self._connections: set[asyncio.Task[None]] = set()  # the loop alone keeps no task alive
         self._port = port
@@ -157,8 +175,10 @@ class Server:
         try:
             while (head := await _read_head(reader)) is not None:
                 await self._respond(*head, writer)
-        except (OSError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass  # the client went away, or speaks no HTTP
+        except ValueError as problem:  # no request, or a script with an unknown name: say so
+            await whole(writer, encoded(refusal(500, f"Test server: {problem}", "test_server")))
         finally:
             writer.transport.abort()
 
@@ -166,18 +186,21 @@ class Server:
         self, path: str, headers: Mapping[str, str], body: bytes, writer: asyncio.StreamWriter
     ) -> None:
         if self._api_key and headers.get("authorization") != f"Bearer {self._api_key}":
-            await _send(writer, _error(401, "Incorrect API key provided.", "invalid_api_key"))
+            reply = refusal(401, "Incorrect API key provided.", "invalid_api_key")
         elif path == "/v1/models":
             models = [{"id": self._model, "object": "model", "owned_by": "reelmine"}]
-            await _send(writer, Canned({"object": "list", "data": models}))
+            reply = Canned({"object": "list", "data": models})
+        elif path == "/v1/stats":
+            reply = Canned({"answered": self.answered, "refused": self.refused, "at": self.at})
         elif path == "/v1/chat/completions":
             await self._complete(body, writer)
+            return
         else:
-            await _send(writer, _error(404, f"There is no {path}.", "not_found"))
+            reply = refusal(404, f"There is no {path}.", "not_found")
+        await whole(writer, encoded(reply))
 
     async def _complete(self, body: bytes, writer: asyncio.StreamWriter) -> None:
-        question = json.loads(body)
-        prompt = parse_prompt(question["messages"])
+        question, prompt, good = self._understood(body)
         request = Request(
             len(self.requests),
             question,
@@ -185,20 +208,36 @@ class Server:
             tuple(cue.id for cue in prompt.cues),
         )
         self.requests.append(request)
+        make, way = fault(self._script(request))
+        reply = make(good)
+        wait = self._admit(reply, good)
+        headers = self._rates.headers() if self._rate_headers else {}
+        if wait:
+            await whole(writer, encoded(too_many(wait), headers))
+            return
         self._at_once += 1
         self.most_at_once = max(self.most_at_once, self._at_once)
         try:
             await asyncio.sleep(self._wait())
-            behaviour = self._behaviour(request)
-            if behaviour == "ok":
-                await _send(writer, Canned(self._answers.completion(question, prompt)))
-            elif behaviour == "drip":
-                whole = Canned(self._answers.completion(question, prompt))
-                await _drip(writer, _encoded(whole))
-            else:
-                await _misbehave(writer, behaviour)
+            await way(writer, encoded(reply, headers))
+            self.answered += 1
         finally:
             self._at_once -= 1
+
+    def _understand(self, body: bytes) -> tuple[dict[str, Any], Prompt, Completion]:
+        question: dict[str, Any] = json.loads(body)
+        prompt = parse_prompt(question["messages"])
+        return question, prompt, self._answers.completion(question, prompt)
+
+    def _admit(self, reply: Canned, good: Completion) -> float:
+        """Seconds that the client is told to wait; 0.0: it is let in."""
+        now = self._loop.time()
+        self._first = now if self._first is None else self._first
+        tokens = _tokens(reply, good)
+        wait = self._rates.admit(now - self._first, tokens)
+        self.refused += wait > 0
+        self.at.append((round(now - self._first, 6), 429 if wait else reply.status, tokens))
+        return wait
 
     def _wait(self) -> float:
         if isinstance(self._latency, tuple):
@@ -206,30 +245,23 @@ class Server:
             return median * self._random.lognormvariate(0.0, sigma)
         return self._latency
 
-    def _behaviour(self, request: Request) -> Behaviour:
-        if callable(self._script):
-            return self._script(request)
-        return self._script[request.number] if request.number < len(self._script) else "ok"
+
+def _in_turn(script: str | Sequence[Behaviour]) -> Callable[[Request], Behaviour]:
+    steps = follow(script)
+    return lambda _: next(steps)
+
+
+def _tokens(reply: Canned, good: Completion) -> int:
+    """What the reply says that it took, else what the good answer would have."""
+    said = reply.body.get("usage") if isinstance(reply.body, dict) else None
+    counts = (said or good["usage"]).get
+    return sum(n for n in map(counts, ("prompt_tokens", "completion_tokens")) if isinstance(n, int))
 
 
 async def _turns() -> None:
     """Let the loop do what it has scheduled, and what that schedules."""
     for _ in range(5):
         await asyncio.sleep(0)
-
-
-async def _misbehave(writer: asyncio.StreamWriter, behaviour: Behaviour) -> None:
-    if isinstance(behaviour, Canned):
-        await _send(writer, behaviour)
-    elif isinstance(behaviour, int):
-        await _send(writer, _error(behaviour, f"Scripted {behaviour}.", "scripted"))
-    elif behaviour == "garbage":
-        page = "<html><body>It works!</body></html>"
-        await _send(writer, Canned(page, headers={"Content-Type": "text/html"}))
-    elif behaviour == "hang":
-        await asyncio.Event().wait()
-    else:
-        raise AssertionError(f"unknown behaviour {behaviour!r}; known: {', '.join(BEHAVIOURS)}")
 
 
 async def _read_head(reader: asyncio.StreamReader) -> tuple[str, dict[str, str], bytes] | None:
@@ -247,37 +279,6 @@ async def _read_head(reader: asyncio.StreamReader) -> tuple[str, dict[str, str],
     return first.split()[1], headers, await reader.readexactly(length)
 
 
-def _error(status: int, message: str, code: str) -> Canned:
-    return Canned({"error": {"message": message, "type": "server", "code": code}}, status)
-
-
-def _encoded(response: Canned) -> bytes:
-    is_text = isinstance(response.body, str)
-    body = (response.body if is_text else json.dumps(response.body)).encode()
-    headers = {
-        "Content-Type": "text/plain" if is_text else "application/json",
-        "Content-Length": str(len(body)),
-        **response.headers,
-    }
-    lines = [f"HTTP/1.1 {response.status} Scripted", *(f"{k}: {v}" for k, v in headers.items())]
-    return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
-
-
-async def _send(writer: asyncio.StreamWriter, response: Canned) -> None:
-    writer.write(_encoded(response))
-    await writer.drain()
-
-
-async def _drip(writer: asyncio.StreamWriter, data: bytes) -> None:
-    """The head at once, the body a byte at a time."""
-    head, body = data.split(b"\r\n\r\n", 1)
-    writer.write(head + b"\r\n\r\n")
-    for position in range(len(body)):
-        await asyncio.sleep(DRIP)
-        writer.write(body[position : position + 1])
-        await writer.drain()
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Serve until a signal."""
     parser = argparse.ArgumentParser(prog="python -m engine.testing.server", description=__doc__)
@@ -286,16 +287,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--sigma", type=float, default=0.0, help="of a lognormal latency")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--api-key", help="made up for the test; requests must send it")
-    given = parser.parse_args(arguments)
+    parser.add_argument("--script", default="", help='as in "500, 429:2, drip, ok, ..."')
+    parser.add_argument(
+        "--limit",
+        type=parse_limit,
+        action="append",
+        default=[],
+        dest="limits",
+        metavar="AFTER:RPM:TPM",
+        help="from AFTER seconds after the first request on; '-': no limit; repeatable",
+    )
+    parser.add_argument("--burst", type=float, default=1.0, help="seconds of a limit, at once")
+    parser.add_argument("--no-rate-headers", action="store_false", dest="rate_headers")
+    given = vars(parser.parse_args(arguments))
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
-    with Server(
-        port=given.port,
-        latency=(given.latency, given.sigma) if given.sigma else given.latency,
-        seed=given.seed,
-        api_key=given.api_key,
-    ) as server:
+    median, sigma = given.pop("latency"), given.pop("sigma")
+    with Server(latency=(median, sigma) if sigma else median, **given) as server:
         sys.stdout.write(f"{server.url}\n")
         sys.stdout.flush()
         ended.wait()
