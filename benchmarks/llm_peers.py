@@ -30,6 +30,7 @@ class Job:
     requests: str  # a JSON line of the arguments of `create` each
     threads: int  # calls at a time
     retries: int = 0  # of the client
+    seconds: float | None = None  # no call begins later than that after the first; None: all do
 
 
 def main(path: str) -> None:
@@ -58,6 +59,8 @@ def _in_threads(job: Job, asked: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     )
 
     def ask(request: Mapping[str, Any]) -> str:
+        if job.seconds is not None and time.monotonic() - began > job.seconds:
+            return "left"
         try:
             reply = client.chat.completions.create(**request)
         except openai.OpenAIError as error:

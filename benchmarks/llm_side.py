@@ -12,7 +12,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -123,7 +123,7 @@ def _transcript(words: Iterator[str], calls: int) -> Transcript:
     return Transcript("en", None, length, 0.9 * length, cues)
 
 
-def _write_requests(path: Path, jobs: Iterator[Job] | Any, recipe: Recipe) -> None:
+def _write_requests(path: Path, jobs: Iterable[Job], recipe: Recipe) -> None:
     """What the client of a run sends, call by call."""
     schema = replies.schema(recipe)
     with path.open("w", encoding="utf-8") as file:
@@ -198,26 +198,19 @@ def told_by(script: str, job: Mapping[str, Any], place: Path) -> dict[str, Any]:
     return told
 
 
-def run_ours(films: Films, url: str, threads: int | None, place: Path, **more: Any) -> Any:
+def run_ours(films: Films, url: str, threads: int | None, place: Path) -> dict[str, Any]:
     """The engine's own run over a fresh copy of the films' output folder; see llm_ours.py."""
     config = replace(films.config, llm_base_url=url, llm_threads=threads)
-    values = {
-        name: str(value) if isinstance(value, Path) else value
-        for name, value in ((name, getattr(config, name)) for name in _GIVEN)
-    }
-    return told_by("llm_ours.py", {"paths": films.paths, "config": values, **more}, place)
+    values = {name: getattr(config, name) for name in _GIVEN} | {"output": str(config.output)}
+    return told_by("llm_ours.py", {"paths": films.paths, "config": values}, place)
 
 
-def run_peer(films: Films, url: str, way: str, threads: int, place: Path, retries: int = 0) -> Any:
-    """The same calls made by a peer; see llm_peers.py for the ways."""
-    job = {
-        "way": way,
-        "url": url,
-        "requests": str(films.requests),
-        "threads": threads,
-        "retries": retries,
-    }
-    return told_by("llm_peers.py", job, place)
+def run_peer(
+    films: Films, url: str, way: str, threads: int, place: Path, **more: Any
+) -> dict[str, Any]:
+    """The same calls made by a peer; see llm_peers.py for the ways and for what `more` can be."""
+    asked = {"way": way, "url": url, "requests": str(films.requests), "threads": threads}
+    return told_by("llm_peers.py", asked | more, place)
 
 
 _GIVEN = (
@@ -229,10 +222,3 @@ _GIVEN = (
 def share(part: float, whole: float) -> float:
     """A share with three digits; 0 of nothing."""
     return round(part / whole, 3) if whole else 0.0
-
-
-def medians_of(runs: Sequence[Mapping[str, float]], name: str) -> float:
-    """The median of one figure over runs."""
-    found = sorted(run[name] for run in runs)
-    middle = len(found) // 2
-    return found[middle] if len(found) % 2 else (found[middle - 1] + found[middle]) / 2
