@@ -230,7 +230,7 @@ def _picture(figures: Mapping[str, Mapping[str, Any]]) -> str:
         ]
         drawn.append(Curve(name, points, marked=way == "ours"))
     title = "LLM calls: speed-up over one after the other"
-    return curves(title, "calls at a time", "speed-up", drawn, threads, even=True)
+    return curves(title, "calls at a time", "speed-up", drawn, threads)
 
 
 if __name__ == "__main__":

@@ -271,7 +271,8 @@ def _picture(figures: Mapping[str, Mapping[str, Any]], phases: Sequence[Phase]) 
         times = [at for at, status, _ in found["at"] if status == 200]
         bins = [n * BIN for n in range(int(end / BIN))]
         points = [(begin, _between(times, begin, begin + BIN) / BIN) for begin in bins]
-        drawn.append(Curve(name, points, steps=True))
+        points += [(end, points[-1][1])] if points else []
+        drawn.append(Curve(name.split(",")[0], points, steps=True))
     title = "Requests let in a second, under limits that change"
     return curves(title, "seconds", "a second", drawn)
 

@@ -37,13 +37,9 @@ class _Frame:
     low: float
     high: float
     top: float  # heights begin at 0
-    even: bool  # the same factor is the same distance across: a logarithmic axis
 
     def at(self, x: float, y: float) -> tuple[float, float]:
-        if self.even:
-            share = log10(x / self.low) / (log10(self.high / self.low) or 1)
-        else:
-            share = (x - self.low) / (self.high - self.low or 1)
+        share = (x - self.low) / (self.high - self.low or 1)
         down = _HEIGHT - _BOTTOM - y / self.top * (_HEIGHT - _TOP - _BOTTOM)
         return round(_LEFT + share * (_WIDTH - _LEFT - _RIGHT), 1), round(down, 1)
 
@@ -68,22 +64,18 @@ def curves(
     up: str,
     drawn: Sequence[Curve],
     marks: Sequence[float] = (),
-    *,
-    even: bool = False,
 ) -> str:
-    """Curves over a common axis ``across`` with these marks; ``even``: logarithmic.
-
-    Heights begin at 0. Values across must be above 0 if ``even``.
-    """
+    """Curves over a common axis ``across`` (with these marks) and heights from 0 ``up``."""
     points = [point for curve in drawn for point in curve.points] or [(1.0, 1.0)]
     low, high = min(x for x, _ in points), max(x for x, _ in points)
-    frame = _Frame(low, high, (max(y for _, y in points) or 1.0) * 1.05, even)
+    frame = _Frame(low, high, (max(y for _, y in points) or 1.0) * 1.05)
     parts = [_text(_LEFT, 24, title, "start", 16)]
     parts += _axes(frame, across, up, marks or _round_marks(low, high))
+    column = (_WIDTH - _LEFT - _RIGHT) / max(1, len(drawn))
     for number, curve in enumerate(drawn):
         colour = _COLOURS[number % len(_COLOURS)]
         parts += _drawn(frame, curve, colour)
-        parts.append(_text(_LEFT + 150 * number, 46, curve.name, "start", 12, colour))
+        parts.append(_text(_LEFT + column * number, 46, curve.name, "start", 12, colour))
     return _document(_WIDTH, _HEIGHT, parts)
 
 
@@ -123,7 +115,8 @@ def _stairs(placed: Sequence[tuple[float, float]]) -> Iterator[tuple[float, floa
 
 
 def _axes(frame: _Frame, across: str, up: str, marks: Sequence[float]) -> list[str]:
-    parts = [_text(_WIDTH / 2, _HEIGHT - 10, across), _text(_LEFT - 52, _TOP - 14, up, "start", 12)]
+    upright = f'<g transform="translate(16 {_HEIGHT / 2:g}) rotate(-90)">{_text(0, 0, up)}</g>'
+    parts = [_text(_WIDTH / 2, _HEIGHT - 10, across), upright]
     for mark in marks:
         x, y = frame.at(mark, 0)
         parts.append(_text(x, y + 18, f"{mark:g}"))
