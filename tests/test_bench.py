@@ -10,7 +10,7 @@ from shell import Reelmine
 from engine import bench
 from engine.config import Config
 from engine.errors import UsageError
-from engine.plot import svg
+from engine.plot import Curve, bars, curves, svg
 from engine.testing.transcriber import make_model
 
 
@@ -93,6 +93,23 @@ def test_picture_is_svg_with_a_point_for_each_measurement() -> None:
     assert heights == sorted(heights, reverse=True)  # faster is higher
     alone = ET.fromstring(svg(bench.scaling({1: 80.0}, 400.0, "tiny", 1)))
     assert sum(e.tag.endswith("circle") for e in alone) == 1
+
+
+def test_bars_are_as_long_as_their_values() -> None:
+    picture = ET.fromstring(bars("Costs", "us", [("<ours>", 10.0), ("theirs", 40.0)]))
+    widths = [float(e.get("width", "0")) for e in picture if e.get("class") == "bar"]
+    assert widths[1] == pytest.approx(4 * widths[0])
+    assert {"Costs", "<ours>", "10 us", "40 us"} <= {e.text for e in picture}
+
+
+def test_curve_in_steps_holds_its_value_until_the_next() -> None:
+    picture = ET.fromstring(curves("It", "s", "n", [Curve("it", [(0, 1), (1, 3)], steps=True)]))
+    lines = [e.get("points", "").split() for e in picture if e.tag.endswith("polyline")]
+    [stairs] = [line for line in lines if len(line) == 3]
+    (x0, y0), (x1, y1), (x2, y2) = ([float(n) for n in point.split(",")] for point in stairs)
+    assert (y0, x1) == (y1, x2)
+    assert x0 < x1
+    assert y2 < y1  # higher is further up
 
 
 # The command

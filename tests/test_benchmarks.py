@@ -14,13 +14,14 @@ from engine import floor
 from engine.pools.hardware import snapshot
 from engine.records import SpeechOptions
 from engine.speech.whisper import Recognizer
+from engine.testing.server import Server
 from engine.testing.transcriber import make_model
 
 BENCHMARKS = ROOT / "benchmarks"
 SPEECH = ROOT.parent / "shared" / "speech"
 SCRIPTS = (
     *("accuracy", "hallucination", "folder", "calls", "encoders", "overlap", "replay", "speedup"),
-    *("first_batch", "model_shapes", "gpu"),
+    *("first_batch", "model_shapes", "gpu", "deadline", "overhead", "limits"),
 )
 needs_speech = pytest.mark.skipif(
     not (SPEECH / "manifest.tsv").is_file(), reason="needs ../shared/speech beside the checkout"
@@ -157,16 +158,6 @@ def test_clips_have_their_files_and_languages(common):
     assert all(clip.path.is_file() for clip in clips)
     assert {clip.language for clip in clips if clip.kind == "nonspeech"} == {None}
     assert all(clip.language == "en" for clip in clips if clip.kind in {"read", "noisy"})
-
-
-@pytest.mark.slow
-def test_calls_measures_the_engine_against_the_bound(tiny_en, samples, tmp_path):
-    words = [samples / "moving_house.wav", "--threads", "1,16", "--rounds", "1", "--median", "0.05"]
-    found = document(benchmark("calls", *words, folder=tmp_path))
-    alone, many = found["threads"]["1"], found["threads"]["16"]
-    assert found["calls"] > 4
-    assert alone["seconds"] >= alone["bound_seconds"]
-    assert many["seconds"] < alone["seconds"]
 
 
 @pytest.mark.slow
@@ -432,3 +423,186 @@ def test_hallucination_counts_every_way_on_every_kind(tiny_en, tmp_path):
     ways = found["models"]["tiny.en"]
     assert len(ways) == 5
     assert all(set(kinds) == {"clips without speech", "all"} for kinds in ways.values())
+
+
+# calls
+
+
+def passed(gates):
+    return {gate.name: gate.passed for gate in gates}
+
+
+def test_calls_compares_ours_and_two_peers_over_the_same_calls(tmp_path):
+    words = ["--threads", "1,4", "--calls", "5", "--median", "0.02", "--plot", tmp_path / "it.svg"]
+    found = document(benchmark("calls", *words, folder=tmp_path))
+    alone, many = found["threads"]["1"], found["threads"]["4"]
+    assert set(alone) == set(many) == {"ours", "asyncio", "threads"}
+    for ways, calls in ((alone, 2), (many, 20)):
+        for figures in ways.values():
+            assert (figures["calls"], figures["failed"]) == (calls, 0)
+            assert figures["seconds"] >= figures["bound_seconds"] > 0
+            assert figures["cpu_ms_a_call"] > 0
+    assert 0 < many["ours"]["in_commits"] < 1
+    assert (tmp_path / "it.svg").read_text("utf-8").startswith("<svg")
+
+
+def test_films_ask_the_same_in_a_run_and_by_a_peer(monkeypatch, tmp_path):
+    side = module("llm_side", monkeypatch)
+    films = side.make_films(tmp_path / "films", 2, 3)
+    asked = []
+    with Server() as server:
+        for ask in (
+            lambda: side.run_ours(films, server.url, 2, tmp_path),
+            lambda: side.run_peer(films, server.url, "threads", 2, tmp_path),
+        ):
+            told = ask()
+            assert told["states"] == {"done": films.calls}
+            bodies, server.requests = server.requests, []
+            asked.append(sorted(json.dumps(r.body, sort_keys=True) for r in bodies))
+    assert asked[0] == asked[1]
+    assert len(set(asked[0])) == films.calls == 6
+
+
+def test_calls_in_order_are_timed_as_a_pool_works(monkeypatch):
+    calls = module("calls", monkeypatch)
+    assert calls.in_order([1, 1, 2], 2) == 3
+    assert calls.in_order([2, 1, 1], 2) == 2
+    assert calls.in_order([1, 2, 3], 1) == 6
+
+
+def test_calls_fails_what_is_slow_and_says_where_the_processor_binds(monkeypatch):
+    calls = module("calls", monkeypatch)
+    good = {"share_of_bound": 0.98, "seconds": 10.0, "failed": 0, "core_busy": 0.3}
+    good |= {"server_core_busy": 0.1, "cpu_ms_a_call": 2.0}
+    bad = good | {"share_of_bound": 0.95, "seconds": 10.5, "failed": 1, "core_busy": 0.9}
+    assert all(passed(calls._gates({"8": {"ours": good, "asyncio": good}})).values())
+    assert not any(passed(calls._gates({"8": {"ours": bad, "asyncio": good}})).values())
+    assert not calls._binding({"8": {"ours": good}}, 2)
+    assert "0.9 of it with 2.00 ms" in calls._binding({"8": {"ours": bad}}, 2)[0]
+
+
+# deadline
+
+
+def test_deadline_shows_that_ours_ends_and_leaves_nothing_behind(tmp_path):
+    words = ["--calls", "40", "--many", "40", "--plot", tmp_path / "late.svg"]
+    found = document(benchmark("deadline", *words, folder=tmp_path))
+    ours, bare = found["ours"], found["bare"]["stuck"]
+    assert ours["endings"] == {"CallTimeout": 32, "OversizeError": 8}
+    assert ours["before"] == ours["after"]
+    assert ours["overruns"] == 0
+    assert (bare["dripped headers"], bare["dripped body"], bare["hang"]) == (8, 8, 0)
+    assert found["nested"]["returned"] >= 4
+    assert found["memory"]["timed_out"] >= 4
+    assert len(found["gates"]) == 13
+    assert (tmp_path / "late.svg").read_text("utf-8").startswith("<svg")
+
+
+def test_deadline_fails_what_is_late_lost_or_left_behind(monkeypatch):
+    deadline = module("deadline", monkeypatch)
+    standing = {"threads": 2, "descriptors": 5, "children": 0}
+    good = {
+        "overshoot_ms": {"p99": 4.9},
+        "back_ms": {"p99": 49},
+        "lag_ms": {"p99": 49},
+        "endings": {"CallTimeout": 4, "OversizeError": 1},
+        "overruns": 0,
+        "before": standing,
+        "after": standing,
+        "exit_seconds": 0.9,
+    }
+    bad = good | {
+        "overshoot_ms": {"p99": 5.1},
+        "back_ms": {"p99": 51},
+        "lag_ms": {"p99": 51},
+        "endings": {"CallTimeout": 4, "done": 1},
+        "overruns": 1,
+        "after": {"threads": 3, "descriptors": 6, "children": 1},
+        "exit_seconds": 1.1,
+    }
+    assert all(passed(deadline._gates_of_ours(good)).values())
+    assert not any(passed(deadline._gates_of_ours(bad)).values())
+    memory = {"calls": 1000, "growth_mib": 5.1, "timed_out": 300}
+    assert not any(passed(deadline._gates({"memory": memory})).values())
+
+
+# overhead
+
+
+def test_overhead_costs_three_ways(tmp_path):
+    words = ["--jobs", "200", "--rounds", "1", "--plot", tmp_path / "cost.svg"]
+    found = document(benchmark("overhead", *words, folder=tmp_path))
+    costs = found["microseconds"]
+    assert set(costs) == {"ours", "plain", "nested"}
+    assert costs["nested"]["cpu"] > costs["plain"]["cpu"] > 0 < costs["ours"]["cpu"]
+    assert (tmp_path / "cost.svg").read_text("utf-8").count('class="bar"') == 3
+
+
+def test_overhead_fails_above_its_target(monkeypatch, common, capsys):
+    overhead = module("overhead", monkeypatch)
+    given, facts = overhead._parser().parse_args([]), common.machine()
+    for cpu, code in ((11.9, 0), (12.1, 1)):
+        costs = {way: [{"cpu": cpu, "wall": 20.0}] for way in overhead.WAYS}
+        assert overhead._tell(given, facts, costs) == code
+    assert "FAIL" in capsys.readouterr().out
+
+
+# limits
+
+
+def test_limits_follows_ours_and_a_pool_through_the_phases(tmp_path):
+    words = ["--phases", "600:-,300:-", "--seconds", "2", "--only", "ours,retries 10"]
+    words += ["--plot", tmp_path / "limits.svg"]
+    found = document(benchmark("limits", *words, folder=tmp_path))
+    contestants = found["contestants"]
+    assert len(contestants) == 5
+    assert contestants["ours"]["lost"] == contestants["ours, no headers"]["lost"] == 0
+    assert all(figures["let_in"] > 0 for figures in contestants.values())
+    assert len(found["gates"]) == 8
+    assert (tmp_path / "limits.svg").read_text("utf-8").startswith("<svg")
+
+
+def test_limits_counts_what_the_server_lets_in_at_most(monkeypatch):
+    limits = module("limits", monkeypatch)
+    phases = limits._phases("600:-,1200:6000", 10)
+    # a bucket of 10 and 10 s of 10 a second; then the tokens' bucket of 1 and 10 s of 1 a second
+    assert limits.most_calls(phases, 100) == pytest.approx(10 + 10 * 10 + 1 + 10 * 1, abs=3)
+
+
+def test_limits_judges_use_refusals_and_how_soon_it_goes_well_again(monkeypatch):
+    limits = module("limits", monkeypatch)
+    phases = limits._phases("600:-,1200:-", 10)
+    steady = [(n / 10, 200, 5) for n in range(100)]
+    at_once = [*steady, *((10 + n / 20, 200, 5) for n in range(200))]
+    late = [*steady, *((14 + n / 20, 200, 5) for n in range(120)), *((14.0, 429, 5),) * 9]
+    good, bad = limits.judge(at_once, phases), limits.judge(sorted(late), phases)
+    assert good["adapted_seconds"] == [0]
+    assert good["refused"] == 0
+    assert good["used"] == pytest.approx(300 / limits.most_calls(phases, 5), abs=0.001)
+    assert bad["adapted_seconds"] == [pytest.approx(4, abs=0.3)]
+    assert bad["refused"] == pytest.approx(9 / 229, abs=0.001)
+    never = limits.judge(steady, phases)
+    assert never["adapted_seconds"] == [None]
+    assert not any(passed(limits._gates_of("ours", never | {"refused": 0.02, "lost": 1})).values())
+    assert all(passed(limits._gates_of("ours", good | {"used": 0.98, "lost": 0})).values())
+
+
+# overlap
+
+
+def test_overlap_times_stages_and_both(samples, tmp_path):
+    make_model(tmp_path / "fake", seconds=0.1)
+    words = ["--speech", tmp_path, "--minutes", "0.5", "--model", tmp_path / "fake"]
+    words += ["--median", "0.1", "--plot", tmp_path / "overlap.svg"]
+    found = document(benchmark("overlap", *words, folder=tmp_path))
+    assert set(found["seconds"]) == {"speech", "analysis", "both"}
+    assert 0 < found["fill"] < found["seconds"]["both"]
+    assert len(found["gates"]) == 2
+    assert (tmp_path / "overlap.svg").read_text("utf-8").count('class="bar"') == 4
+
+
+def test_overlap_is_nothing_stage_by_stage_and_one_if_the_shorter_is_free(monkeypatch):
+    overlap = module("overlap", monkeypatch)
+    assert overlap.judge({"speech": 10, "analysis": 4, "both": 14}, 0) == (0, 1.4)
+    assert overlap.judge({"speech": 4, "analysis": 10, "both": 10}, 0) == (1, 1)
+    assert overlap.judge({"speech": 10, "analysis": 4, "both": 11}, 1) == (0.75, 1)

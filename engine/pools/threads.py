@@ -40,7 +40,8 @@ class CallPool:
         self._timeout = timeout
         self._outcomes = outcomes
         self._executor = self._fresh()
-        self._under_way: dict[CallKey, tuple[float, Future[Reply]]] = {}
+        # when each began, the oldest first: that one is the first to be overdue
+        self._under_way: dict[CallKey, float] = {}
 
     def _fresh(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(self._threads, thread_name_prefix="reelmine-call")
@@ -49,22 +50,12 @@ class CallPool:
         """Start a call now; the schedule never has more under way than there are threads."""
         began = time.monotonic()
         future = self._executor.submit(call)
-        self._under_way[key] = began, future
-        future.add_done_callback(
-            lambda done: self._outcomes.put(
-                CallOutcome(
-                    key,
-                    None if done.exception() else done.result(),
-                    done.exception(),
-                    began,
-                )
-            )
-        )
+        self._under_way[key] = began
+        future.add_done_callback(lambda done: self._outcomes.put(_outcome(key, done, began)))
 
     def ended(self, outcome: CallOutcome) -> bool:
         """Take note of an outcome; False if the guard has ended this call before."""
-        began, _ = self._under_way.get(outcome.key, (None, None))
-        if began != outcome.began:
+        if self._under_way.get(outcome.key) != outcome.began:
             return False
         del self._under_way[outcome.key]
         return True
@@ -72,16 +63,16 @@ class CallPool:
     @property
     def next_deadline(self) -> float | None:
         """When the guard would fire next, on the monotonic clock."""
-        began = min((began for began, _ in self._under_way.values()), default=None)
-        return None if began is None else began + self._timeout + GUARD
+        oldest = next(iter(self._under_way.values()), None)
+        return None if oldest is None else oldest + self._timeout + GUARD
 
     def overdue(self, now: float) -> list[CallKey]:
         """Calls that outlived their own deadline; their threads are left behind."""
-        late = [
-            key
-            for key, (began, _) in self._under_way.items()
-            if now >= began + self._timeout + GUARD
-        ]
+        late = []
+        for key, began in self._under_way.items():
+            if now < began + self._timeout + GUARD:
+                break
+            late.append(key)
         for key in late:
             del self._under_way[key]
         if late:
@@ -93,3 +84,8 @@ class CallPool:
     def close(self) -> None:
         """Wait for the threads, unless one was left behind or calls are still under way."""
         self._executor.shutdown(wait=not self._under_way)
+
+
+def _outcome(key: CallKey, done: Future[Reply], began: float) -> CallOutcome:
+    error = done.exception()
+    return CallOutcome(key, None if error else done.result(), error, began)
