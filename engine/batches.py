@@ -165,6 +165,10 @@ class Batches:
         answer = self._crew.read(outcome)
         if answer is None:  # of a process that was given up before
             return
+        if answer.what == "batch" and not (
+            answer.died or self._schedule.holds(answer.place, answer.about[0])
+        ):  # both batches of a slot ended in this turn, and after the first its process has to go
+            return
         if answer.died:
             self._died(answer.place, answer.what)
         elif answer.error is not None:

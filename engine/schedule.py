@@ -205,6 +205,10 @@ class Schedule:
         places = self.places.values()
         return tuple(p.name for p in places if p.is_slot and p.phase is Phase.OPEN)
 
+    def holds(self, name: str, batch: int) -> bool:
+        """Whether a batch is still that slot's; else its windows wait again, and it is void."""
+        return any(held.number == batch for held in self.places[name].batches)
+
     def drop(self, video: int) -> None:
         """Forget everything that waits for a video."""
         self._gone.add(video)

@@ -1,6 +1,7 @@
 """Too little memory in whole runs: real processes, a transcriber that runs out of it."""
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import engine
 from engine import events
 from engine.api import plan as plan_of
 from engine.config import Config
+from engine.loop import Loop
 from engine.pools import pressure
 from engine.records import RunReport, State
 from engine.store import fitted
@@ -159,6 +161,26 @@ def test_of_two_slots_on_a_gpu_one_is_given_up_before_weights_are_changed(
         "it is not used any more",
         "it is opened again in int8_float16 instead of float16",
     ]
+
+
+def test_both_batches_of_a_slot_that_fail_in_one_turn_of_the_loop_are_one_step(
+    videos, tmp_path, nvml: Nvml, monkeypatch
+):
+    """The second is void: its windows wait again, and its process is to end."""
+    nvml([card(0, RTX, 24)])
+    model = make_model(tmp_path / "model", seconds=0.05, open_seconds=4.0, memory_windows=0)
+    wait = Loop._wait
+
+    def late(loop: Loop) -> list[Any]:
+        if any(len(place.batches) == 2 for place in loop._schedule.places.values()):
+            time.sleep(0.5)
+        return wait(loop)
+
+    monkeypatch.setattr(Loop, "_wait", late)
+    config = Config(output=tmp_path / "out", model=str(model), analysis=False, batch_size=1)
+    assert engine.run([videos], config).exit_code == 0
+    steps = last_run(tmp_path / "out")["memory_steps"]
+    assert steps == ["cuda:0: it is opened again in int8_float16 instead of float16"]
 
 
 def test_without_any_slot_that_holds_a_window_every_video_says_so(videos, tmp_path):
