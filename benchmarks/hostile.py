@@ -175,10 +175,7 @@ def _drive(
     urls: Mapping[str, str],
     on_end: Callable[[int], None] = lambda ended: None,
 ) -> Drive:
-    clients = {
-        kind: Client(url, None, MODEL, call_timeout=DEADLINE, connections=THREADS)
-        for kind, url in urls.items()
-    }
+    clients = {kind: Client(url, None, MODEL, call_timeout=DEADLINE) for kind, url in urls.items()}
 
     def ask(call: Call) -> Reply:
         return Reply(clients[call.kind].chat(ASKED, {"type": "object"}, 16).text)

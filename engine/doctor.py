@@ -112,7 +112,7 @@ def _endpoint(config: Config) -> Finding:
         if endpoint is None:
             sentence = "none: analysis runs offline with the phrasebook; --llm-model names a model"
             return Finding("endpoint", True, sentence)
-        client = open_client(endpoint, config, connections=1)
+        client = open_client(endpoint, config)
         try:
             offered = client.models()
         finally:

@@ -126,7 +126,7 @@ def open_answerer(prepared: Prepared, config: Config, stack: ExitStack) -> Answe
         local = RecordedAnalyst(recorded) if recorded else PhrasebookAnalyst.bundled()
         english, timeout = recorded is None, config.call_timeout
         return Answerer(local, english, lambda: None, lambda _: None, threads, timeout)
-    client = open_client(answering.endpoint, config, threads, budget)
+    client = open_client(answering.endpoint, config, budget)
     stack.callback(client.close)
     return Answerer(
         LlmAnalyst(client),

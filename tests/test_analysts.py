@@ -332,7 +332,7 @@ def test_failed_neighbours_change_no_answer_and_leave_nothing_behind(folder: Pat
     threads_before, open_before = threading.active_count(), len(os.listdir("/proc/self/fd"))
     with Server(phrasebook=folder) as healthy, Server(script=script, phrasebook=folder) as faulty:
         alone = _answers(Client(healthy.url, None, "m"), chunks, 1)
-        client = Client(faulty.url, None, "m", call_timeout=4.0, connections=8)
+        client = Client(faulty.url, None, "m", call_timeout=4.0)
         beside = _answers(client, chunks, 8)
     for number in range(24):
         if number % 3:

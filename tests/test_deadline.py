@@ -80,7 +80,7 @@ def serve() -> Iterator[Callable[[Behave], RawServer]]:
 
 @contextmanager
 def client(url: str, **options: Any) -> Iterator[httpx2.Client]:
-    transport = DeadlineTransport(url, 8, **options)
+    transport = DeadlineTransport(url, **options)
     with httpx2.Client(transport=transport, trust_env=False, timeout=None) as opened:
         yield opened
 
@@ -277,7 +277,7 @@ def test_stop_wakes_a_request_that_waits(
     serve: Callable[[Behave], RawServer], behave: Behave
 ) -> None:
     server = serve(behave)
-    transport = DeadlineTransport(server.url(), 8)
+    transport = DeadlineTransport(server.url())
     ended: list[Exception] = []
 
     def wait() -> None:
@@ -454,7 +454,7 @@ def test_errors_have_the_class_that_the_stock_transport_gives_them() -> None:
 
 
 def test_certificates_are_checked() -> None:
-    context = DeadlineTransport("https://llm.test/", 1)._pool._ssl_context
+    context = DeadlineTransport("https://llm.test/")._pool._ssl_context
     assert context is not None
     assert context.verify_mode is ssl.CERT_REQUIRED
     assert context.check_hostname

@@ -244,7 +244,7 @@ def test_threads_that_learn_at_the_same_time_learn_the_same() -> None:
         return refusal("json_schema is not supported") if wanted == "json_schema" else FINE
 
     with Server(script=no_schema, latency=0.1) as server:
-        client = Client(server.url, None, "m", connections=8)
+        client = Client(server.url, None, "m")
         threads = [threading.Thread(target=client.chat, args=(ASKED, SCHEMA, 64)) for _ in range(8)]
         for thread in threads:
             thread.start()
@@ -545,7 +545,7 @@ def test_loopback_needs_no_key_and_its_client_asks_with_the_given_times() -> Non
         config = Config(llm_model="m", llm_base_url=server.url, call_timeout=9.0)
         endpoint = find_endpoint(config, {})
         assert endpoint is not None
-        client = open_client(endpoint, config, 2)
+        client = open_client(endpoint, config)
         assert client.call_timeout == 9.0
         assert client.chat(ASKED, SCHEMA, 64).text == "fine"
         client.close()

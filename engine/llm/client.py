@@ -43,8 +43,8 @@ Listener = Callable[[Sent | Exchange], object]
 
 
 class Client:
-    """One endpoint and model. `connections` is the number of threads that may call at once; without
-    a `budget` there is no limit to what they spend."""
+    """One endpoint and model, for any number of threads; without a `budget` there is no limit to
+    what they spend."""
 
     def __init__(
         self,
@@ -54,7 +54,6 @@ class Client:
         *,
         call_timeout: float = 300.0,
         attempt_timeout: float = 120.0,
-        connections: int = 8,
         budget: Budget | None = None,
     ) -> None:
         self_check()
@@ -66,7 +65,7 @@ class Client:
         self._listener: Listener = _nobody
         self._gate = retry.Gate()
         self._key = api_key or NO_KEY
-        self._transport = DeadlineTransport(base_url, connections)
+        self._transport = DeadlineTransport(base_url)
         http = httpx2.Client(transport=self._transport, trust_env=False, follow_redirects=False)
         self._openai = openai.OpenAI(
             api_key=self._key, base_url=base_url, max_retries=0, http_client=http

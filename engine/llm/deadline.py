@@ -87,23 +87,33 @@ def current() -> Scope:
 
 
 class DeadlineTransport(httpx2.BaseTransport):
-    """The transport of one client for one base URL; threads share it.
+    """The transport of one client for one base URL; threads share it, each with a connection."""
 
-    `connections` must be at least the number of threads, so that none waits for another's.
-    """
-
-    def __init__(self, base_url: str, connections: int, max_reply: int = MAX_REPLY) -> None:
-        _hush()
+    def __init__(self, base_url: str, max_reply: int = MAX_REPLY) -> None:
         url = httpx2.URL(base_url)
         self._backend = Backend(max_reply=max_reply)
-        self._pool = httpcore2.ConnectionPool(
-            ssl_context=httpx2.create_ssl_context() if url.scheme == "https" else None,
-            proxy=proxy_for(url),
-            max_connections=connections,
-            max_keepalive_connections=connections,
-            keepalive_expiry=30.0,
-            network_backend=self._backend,
-        )
+        self._ssl = httpx2.create_ssl_context() if url.scheme == "https" else None
+        self._proxy = proxy_for(url)
+        self._own = threading.local()  # a pool of one connection for each thread
+        self._pools: list[httpcore2.ConnectionPool] = []
+        self._lock = threading.Lock()  # protects the list
+
+    @property
+    def _pool(self) -> httpcore2.ConnectionPool:
+        """This thread's. One pool for all threads looks at every connection, twice a request."""
+        pool: httpcore2.ConnectionPool | None = getattr(self._own, "pool", None)
+        if pool is None:
+            pool = self._own.pool = httpcore2.ConnectionPool(
+                ssl_context=self._ssl,
+                proxy=self._proxy,
+                max_connections=1,
+                max_keepalive_connections=1,
+                keepalive_expiry=30.0,
+                network_backend=self._backend,
+            )
+            with self._lock:
+                self._pools.append(pool)
+        return pool
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         """The response, its body still to be read; both under the thread's deadline."""
@@ -141,7 +151,10 @@ class DeadlineTransport(httpx2.BaseTransport):
 
     def close(self) -> None:
         """Close all connections; no call may be under way."""
-        self._pool.close()
+        with self._lock:
+            pools = list(self._pools)
+        for pool in pools:
+            pool.close()
 
     def stop(self) -> None:
         """Wake the calls under way: their connections end at once. Any thread may call it."""

@@ -57,10 +57,8 @@ def find_endpoint(config: Config, env: Mapping[str, str] = os.environ) -> Endpoi
     return Endpoint(base_url, host, config.llm_model, key or NO_KEY)
 
 
-def open_client(
-    endpoint: Endpoint, config: Config, connections: int, budget: "Budget | None" = None
-) -> "Client":
-    """The client for the endpoint, for as many threads; imports the HTTP libraries (0.5 s)."""
+def open_client(endpoint: Endpoint, config: Config, budget: "Budget | None" = None) -> "Client":
+    """The client for the endpoint; imports the HTTP libraries (0.5 s)."""
     from engine.llm.client import Client
 
     return Client(
@@ -69,7 +67,6 @@ def open_client(
         endpoint.model,
         call_timeout=config.call_timeout,
         attempt_timeout=config.attempt_timeout,
-        connections=connections,
         budget=budget,
     )
 

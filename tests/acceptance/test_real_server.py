@@ -152,7 +152,7 @@ def two_items() -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def four(server: RealServer, url: str, dialogue: list[str]) -> Four:
     chunks = [chunk_of(dialogue[6 * n : 6 * n + 6], n) for n in range(4)]
-    since, client = server.quiet(), Client(url, KEY, MODEL, connections=4, **PATIENT)
+    since, client = server.quiet(), Client(url, KEY, MODEL, **PATIENT)
 
     def ask(chunk: Chunk) -> Answer:
         return client.chat(prompts.messages(RECIPE, chunk), two_items(), 400)
