@@ -16,6 +16,7 @@ TLS endpoint may drip inside one record.
 
 import contextlib
 import logging
+import math
 import socket
 import ssl
 import threading
@@ -371,8 +372,9 @@ def _left(past: type[Exception]) -> float:
 
 
 def _least(timeout: float | None, left: float) -> float:
+    """Down to whole milliseconds: poll counts in them, and what it rounds up would be too late."""
     least = left if timeout is None else min(timeout, left)
-    return max(least, 1e-3)  # 0 would make the socket non-blocking
+    return max(math.floor(least * 1e3) / 1e3, 1e-3)  # 0 would make the socket non-blocking
 
 
 def _coding(response: httpcore2.Response) -> bytes:
