@@ -17,12 +17,14 @@ long it is: one word may turn a sentence round, and which words do so differs fr
 language. So every quote of a grounded item was said as it stands.
 """
 
+import itertools
 import re
 import unicodedata
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from engine.analysis.chunking import is_unspaced
 from engine.analysis.recipes import Recipe
@@ -36,9 +38,9 @@ _DROPPED = dict.fromkeys(map(ord, _APOSTROPHES))
 _ASCII_TOKEN = re.compile("[0-9A-Za-z][0-9A-Za-z'`]*")
 
 
-@dataclass(frozen=True, slots=True)
-class _Token:
-    text: str
+class _Token(NamedTuple):
+    """Where a token stands."""
+
     cue: int  # position in the sequence of cues
     start: int  # characters of the cue's text
     end: int
@@ -70,27 +72,30 @@ class _Text:
     def __init__(self, chunk: Chunk) -> None:
         self.cues: Sequence[Segment] = (*chunk.context, *chunk.cues)
         self.own = len(chunk.context)  # position of the first cue that may be cited
-        self.tokens = [
-            _Token(token, position, start, end)
-            for position, cue in enumerate(self.cues)
-            for token, start, end in _scan(cue.text)
-        ]
-        self.words = [token.text for token in self.tokens]
         self.position = {cue.id: position for position, cue in enumerate(self.cues)}
+        self._scans = [_scan(cue.text) for cue in self.cues]
+        self.words = [word for scan in self._scans for word, _, _ in scan]
+        lengths = itertools.accumulate(map(len, self._scans), initial=0)
+        self._firsts = list(lengths)[:-1]  # of each cue, its first token
+
+    def _token(self, number: int) -> _Token:
+        cue = bisect_right(self._firsts, number) - 1
+        _, start, end = self._scans[cue][number - self._firsts[cue]]
+        return _Token(cue, start, end)
 
     def cues_of(self, found: _Found) -> tuple[int, int]:
-        return self.tokens[found.start].cue, self.tokens[found.end - 1].cue
+        return self._token(found.start).cue, self._token(found.end - 1).cue
 
     def said(self, found: _Found) -> str:
         """The stretch as the cues have it."""
-        first, last = self.tokens[found.start], self.tokens[found.end - 1]
+        first, last = self._token(found.start), self._token(found.end - 1)
         texts = [cue.text for cue in self.cues[first.cue : last.cue + 1]]
         texts[-1] = texts[-1][: last.end]
         texts[0] = texts[0][first.start :]
         return " ".join(text.strip() for text in texts)
 
     def times_of(self, found: _Found) -> tuple[float, float]:
-        first, last = self.tokens[found.start], self.tokens[found.end - 1]
+        first, last = self._token(found.start), self._token(found.end - 1)
         start_word = _word_at(self.cues[first.cue], first.start, first.end)
         end_word = _word_at(self.cues[last.cue], last.start, last.end)
         return (
