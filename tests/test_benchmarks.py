@@ -558,7 +558,7 @@ def test_limits_follows_ours_and_a_pool_through_the_phases(tmp_path):
     assert len(contestants) == 5
     assert contestants["ours"]["lost"] == contestants["ours, no headers"]["lost"] == 0
     assert all(figures["let_in"] > 0 for figures in contestants.values())
-    assert len(found["gates"]) == 8
+    assert len(found["gates"]) == 5
     assert (tmp_path / "limits.svg").read_text("utf-8").startswith("<svg")
 
 
@@ -583,8 +583,12 @@ def test_limits_judges_use_refusals_and_how_soon_it_goes_well_again(monkeypatch)
     assert bad["refused"] == pytest.approx(9 / 229, abs=0.001)
     never = limits.judge(steady, phases)
     assert never["adapted_seconds"] == [None]
-    assert not any(passed(limits._gates_of("ours", never | {"refused": 0.02, "lost": 1})).values())
-    assert all(passed(limits._gates_of("ours", good | {"used": 0.98, "lost": 0})).values())
+    failed = limits._gates_of("ours", never | {"refused": 0.02, "lost": 1}, told=True)
+    assert not any(passed(failed).values())
+    met = limits._gates_of("ours", good | {"used": 0.98, "lost": 0}, told=True)
+    assert all(passed(met).values())
+    untold = limits._gates_of("ours", never | {"refused": 0.02, "lost": 1}, told=False)
+    assert list(passed(untold).values()) == [False]
 
 
 # overlap
