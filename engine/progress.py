@@ -210,6 +210,6 @@ def _calls(tally: Tally) -> str:
 def _ending(tally: Tally, now: float) -> str:
     elapsed, speed = now - tally.started, tally.speed(now)
     pace = f", {speed:.1f} x real time" if speed is not None else ""
-    ended = sum(tally.calls.values())
-    calls = f", {count(ended, 'chunk')} analysed" if ended else ""
+    analysed = tally.calls[State.DONE]
+    calls = f", {count(analysed, 'chunk')} analysed" if analysed else ""
     return f"{clock(tally.audio_done)} of audio in {clock(elapsed)}{pace}{calls}"

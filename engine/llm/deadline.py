@@ -91,6 +91,7 @@ class DeadlineTransport(httpx2.BaseTransport):
     """The transport of one client for one base URL; threads share it, each with a connection."""
 
     def __init__(self, base_url: str, max_reply: int = MAX_REPLY) -> None:
+        _hush()
         url = httpx2.URL(base_url)
         self._backend = Backend(max_reply=max_reply)
         self._ssl = httpx2.create_ssl_context() if url.scheme == "https" else None
