@@ -209,8 +209,10 @@ def _truncated(good: Completion) -> Canned:
 
 
 def _cut_off(good: Completion) -> Canned:
+    """Half of it, uncounted: that a limit was reached is said by `finish_reason` alone."""
     text = _text_of(good)
-    return _says(text[: len(text) // 2], "length")(good)
+    uncounted = {name: value for name, value in good.items() if name != "usage"}
+    return _says(text[: len(text) // 2], "length")(uncounted)
 
 
 def _fenced(good: Completion) -> Canned:
