@@ -9,7 +9,8 @@ process of its own, medians:
 - `with ThreadPoolExecutor(1) as inner: inner.submit(job).result(timeout=300)` in each of its jobs,
   the usual way to give a job a timeout (which does not hold: deadline.py).
 
-As many jobs are under way as there are threads. Ends with exit code 1 if ours is over 12 us.
+As many jobs are under way as there are threads. The target is 12 us where a plain pool takes 7.5;
+processors differ, so it ends with exit code 1 if ours is over 1.6 times the plain pool.
 
     python benchmarks/overhead.py --plot overhead.svg
 """
@@ -35,7 +36,7 @@ from engine.plot import bars
 from engine.pools.threads import CallPool
 from engine.records import Reply
 
-TARGET = 12.0  # microseconds
+TARGET = 12.0 / 7.5  # times the plain pool
 DEADLINE = 300.0  # seconds
 NAMES = {
     "ours": "ours: pool, guard, queue, deadline",
@@ -187,9 +188,9 @@ def _tell(
     if given.plot:
         picture = bars("CPU of a job that does nothing", "us", [(r[0], float(r[1])) for r in rows])
         given.plot.write_text(picture, encoding="utf-8")
-    ours = medians["ours"]["cpu"]
-    told = f"{ours:.1f} us, {ours / medians['plain']['cpu']:.2f} times the plain pool"
-    gate = Gate(f"a job with a deadline: at most {TARGET:g} us", ours <= TARGET, told)
+    times = medians["ours"]["cpu"] / medians["plain"]["cpu"]
+    told = f"{times:.2f} times, {medians['ours']['cpu']:.1f} us"
+    gate = Gate(f"a job with a deadline: at most {TARGET:g} plain ones", times <= TARGET, told)
     return conclude(
         "overhead", facts, [gate], jobs=given.jobs, threads=given.threads, microseconds=medians
     )

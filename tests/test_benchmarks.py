@@ -541,8 +541,9 @@ def test_overhead_costs_three_ways(tmp_path):
 def test_overhead_fails_above_its_target(monkeypatch, common, capsys):
     overhead = module("overhead", monkeypatch)
     given, facts = overhead._parser().parse_args([]), common.machine()
-    for cpu, code in ((11.9, 0), (12.1, 1)):
-        costs = {way: [{"cpu": cpu, "wall": 20.0}] for way in overhead.WAYS}
+    for cpu, code in ((15.9, 0), (16.1, 1)):
+        costs = {way: [{"cpu": 10.0, "wall": 20.0}] for way in overhead.WAYS}
+        costs["ours"] = [{"cpu": cpu, "wall": 20.0}]
         assert overhead._tell(given, facts, costs) == code
     assert "FAIL" in capsys.readouterr().out
 
