@@ -40,7 +40,7 @@ MACHINES = {
         plan=f"""
 slot cuda:0  float16, batch 32, 1 thread: 1 slot on {RTX}; batch 32: 23 GiB of its memory free
 preparation  8 workers: 8 preparation workers: 8 per GPU
-LLM threads  8: 8 to begin with; at most 128: never more than 128
+LLM threads  8: 8 to begin with, more if the endpoint bears it; at most 128: never more than 128
 """,
     ),
     "workstation with two GPUs, one of them busy": Machine(
@@ -51,7 +51,7 @@ note         cuda:0 ({RTX}) is left out: 1 GiB of its 24 GiB of memory free, and
 2.8 GiB; --device cuda:0 tries it all the same
 slot cuda:1  float16, batch 32, 1 thread: 1 slot on {RTX}; batch 32: 24 GiB of its memory free
 preparation  8 workers: 8 preparation workers: 8 per GPU
-LLM threads  8: 8 to begin with; at most 128: never more than 128
+LLM threads  8: 8 to begin with, more if the endpoint bears it; at most 128: never more than 128
 """,
     ),
     "workstation with two GPUs, one of them half busy": Machine(
@@ -62,7 +62,7 @@ slot cuda:0  float16, batch 4, 1 thread: 1 slot on {RTX}; batch 4: 5 GiB of its 
 free
 slot cuda:1  float16, batch 32, 1 thread: 1 slot on {RTX}; batch 32: 24 GiB of its memory free
 preparation  15 workers: 15 preparation workers: all cores but one
-LLM threads  8: 8 to begin with; at most 128: never more than 128
+LLM threads  8: 8 to begin with, more if the endpoint bears it; at most 128: never more than 128
 """,
     ),
     "server with eight GPUs and few cores": Machine(
@@ -78,7 +78,7 @@ LLM threads  8: 8 to begin with; at most 128: never more than 128
                 ),
                 "too many     8 threads on 4 cores, 2.0 times as many: the slots take turns",
                 "preparation  3 workers: 3 preparation workers: all cores but one",
-                "LLM threads  8: 8 to begin with; at most 128: never more than 128",
+                "LLM threads  8: 8 to begin with, more if the endpoint bears it; at most 128: never more than 128",
                 "",
             ]
         ),
@@ -96,7 +96,7 @@ LLM threads  8: 8 to begin with; at most 128: never more than 128
                     for slot in ("cuda:0 ", "cuda:0.1")
                 ),
                 "preparation  8 workers: 8 preparation workers: 8 per GPU",
-                "LLM threads  8: 8 to begin with; at most 128: never more than 128",
+                "LLM threads  8: 8 to begin with, more if the endpoint bears it; at most 128: never more than 128",
                 "",
             ]
         ),
@@ -109,7 +109,7 @@ LLM threads  8: 8 to begin with; at most 128: never more than 128
 slot cuda:0  float16, batch 16, 1 thread: 1 slot on {H100}; batch 16: 10 GiB of its memory free
 slot cuda:1  float16, batch 16, 1 thread: 1 slot on {H100}; batch 16: 10 GiB of its memory free
 preparation  16 workers: 16 preparation workers: 8 per GPU
-LLM threads  8: 8 to begin with; at most 128: never more than 128
+LLM threads  8: 8 to begin with, more if the endpoint bears it; at most 128: never more than 128
 """,
     ),
     "Slurm job with 4 of 64 cores in a nested group": Machine(
@@ -133,7 +133,7 @@ slot cpu:2   int8, batch 1, 1 thread: 3 slots on 4 cores (cgroup quota): no more
 16 GiB of memory
 preparation  1 worker: 1 preparation worker beside the slots, at lower priority: one keeps at \
 least four slots busy
-LLM threads  8: 8 to begin with; at most 128: never more than 128
+LLM threads  8: 8 to begin with, more if the endpoint bears it; at most 128: never more than 128
 """,
     ),
     "container with 1.5 cores and 3 GiB": Machine(
@@ -149,7 +149,7 @@ note         no NVIDIA GPU is known: Driver Not Loaded
 slot cpu:0   int8, batch 1, 1 thread: 1 slot of 1 thread: 1.5 cores (cgroup quota), no GPU
 preparation  1 worker: 1 preparation worker beside the slots, at lower priority: one keeps at \
 least four slots busy
-LLM threads  8: 8 to begin with; at most 48: 32 per core
+LLM threads  8: 8 to begin with, more if the endpoint bears it; at most 48: 32 per core
 """,
     ),
     "groups of version 1": Machine(
@@ -174,7 +174,7 @@ there are cores: they take turns
 too many     3 threads on 2 cores, 1.5 times as many: the slots take turns
 preparation  1 worker: 1 preparation worker beside the slots, at lower priority: one keeps at \
 least four slots busy
-LLM threads  8: 8 to begin with; at most 64: 32 per core
+LLM threads  8: 8 to begin with, more if the endpoint bears it; at most 64: 32 per core
 """,
     ),
     "NVML is not installed": Machine(
@@ -188,7 +188,7 @@ slot cpu:1   int8, batch 1, 1 thread: 2 slots of 1 thread: 2 cores (affinity), n
 thread do more than one of two
 preparation  1 worker: 1 preparation worker beside the slots, at lower priority: one keeps at \
 least four slots busy
-LLM threads  8: 8 to begin with; at most 64: 32 per core
+LLM threads  8: 8 to begin with, more if the endpoint bears it; at most 64: 32 per core
 """,
     ),
     "CUDA_VISIBLE_DEVICES with UUIDs": Machine(
@@ -199,7 +199,7 @@ LLM threads  8: 8 to begin with; at most 64: 32 per core
 note         CUDA_VISIBLE_DEVICES names GPU-00000009-aaaa, which is not here
 slot cuda:0  float16, batch 32, 1 thread: 1 slot on {RTX}; batch 32: 22 GiB of its memory free
 preparation  3 workers: 3 preparation workers: all cores but one
-LLM threads  8: 8 to begin with; at most 128: never more than 128
+LLM threads  8: 8 to begin with, more if the endpoint bears it; at most 128: never more than 128
 """,
     ),
 }
