@@ -432,6 +432,7 @@ def passed(gates):
     return {gate.name: gate.passed for gate in gates}
 
 
+@pytest.mark.slow
 def test_calls_compares_ours_and_two_peers_over_the_same_calls(tmp_path):
     words = ["--threads", "1,4", "--calls", "5", "--median", "0.02", "--plot", tmp_path / "it.svg"]
     found = document(benchmark("calls", *words, folder=tmp_path))
@@ -484,6 +485,7 @@ def test_calls_fails_what_is_slow_and_says_where_the_processor_binds(monkeypatch
 # deadline
 
 
+@pytest.mark.slow
 def test_deadline_shows_that_ours_ends_and_leaves_nothing_behind(tmp_path):
     words = ["--calls", "40", "--many", "40", "--plot", tmp_path / "late.svg"]
     found = document(benchmark("deadline", *words, folder=tmp_path))
@@ -551,6 +553,7 @@ def test_overhead_fails_above_its_target(monkeypatch, common, capsys):
 # limits
 
 
+@pytest.mark.slow
 def test_limits_follows_ours_and_a_pool_through_the_phases(tmp_path):
     words = ["--phases", "600:-,300:-", "--seconds", "2", "--only", "ours,retries 10"]
     words += ["--plot", tmp_path / "limits.svg"]
@@ -595,6 +598,7 @@ def test_limits_judges_use_refusals_and_how_soon_it_goes_well_again(monkeypatch)
 # overlap
 
 
+@pytest.mark.slow
 def test_overlap_times_stages_and_both(samples, tmp_path):
     make_model(tmp_path / "fake", seconds=0.1)
     words = ["--speech", tmp_path, "--minutes", "0.5", "--model", tmp_path / "fake"]

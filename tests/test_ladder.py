@@ -62,6 +62,7 @@ def alone(recognizer, good, bad):
     return [ladder.hear([stretch])[0] for stretch in good + bad]
 
 
+@pytest.mark.slow
 def test_results_are_the_same_for_any_batch(recognizer, good, bad, alone):
     ladder = Ladder(recognizer, GATED)
     stretches = good + bad
