@@ -19,6 +19,7 @@ from engine.testing.transcriber import make_model
 TURBO = 1_617_884_929  # bytes of model.bin
 RTX = "NVIDIA GeForce RTX 4090"
 H100 = "NVIDIA H100 80GB HBM3"
+MORE = "8: 8 to begin with, more if the endpoint bears it; at most 128: never more than 128"
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,7 @@ LLM threads  8: 8 to begin with, more if the endpoint bears it; at most 128: nev
                 ),
                 "too many     8 threads on 4 cores, 2.0 times as many: the slots take turns",
                 "preparation  3 workers: 3 preparation workers: all cores but one",
-                "LLM threads  8: 8 to begin with, more if the endpoint bears it; at most 128: never "
-                "more than 128",
+                f"LLM threads  {MORE}",
                 "",
             ]
         ),
@@ -97,8 +97,7 @@ LLM threads  8: 8 to begin with, more if the endpoint bears it; at most 128: nev
                     for slot in ("cuda:0 ", "cuda:0.1")
                 ),
                 "preparation  8 workers: 8 preparation workers: 8 per GPU",
-                "LLM threads  8: 8 to begin with, more if the endpoint bears it; at most 128: never "
-                "more than 128",
+                f"LLM threads  {MORE}",
                 "",
             ]
         ),
