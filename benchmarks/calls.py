@@ -13,8 +13,9 @@ latencies. Also: CPU per call of the client and of the server, and the loop's sh
 it spends in ledger commits. Where a client works for most of the time, one core (Python's lock)
 binds it, and the benchmark says so.
 
-Ends with exit code 1 if ours is under 0.97 of the bound with 8 or 32 threads or 0.90 with 128, or
-slower than AsyncOpenAI by more than 2 %, or if a call fails.
+Ends with exit code 1 if the speed-up of ours over one after the other is under 0.97 of what the
+bound allows (sum of latencies / bound) with 8 or 32 threads or 0.90 with 128, or it is slower than
+AsyncOpenAI by more than 2 %, or if a call fails.
 
     python benchmarks/calls.py --plot calls.svg
 """
@@ -34,7 +35,7 @@ from llm_side import Films, latencies, make_films, run_ours, run_peer, server, s
 from engine.plot import Curve, curves
 
 THREADS = (1, 8, 32, 128)
-TARGETS = {8: 0.97, 32: 0.97, 128: 0.90}  # share of the bound
+TARGETS = {8: 0.97, 32: 0.97, 128: 0.90}  # share of the speed-up that the bound allows
 NOISE = 1.02  # so much slower than AsyncOpenAI is not slower
 BUSY = 0.85  # share of a core above which it counts as what binds
 WAYS = {"ours": "ours", "asyncio": "AsyncOpenAI", "threads": "threads + OpenAI"}
@@ -152,6 +153,7 @@ def _figures(
         "bound_seconds": round(bound, 3),
         "share_of_bound": round(bound / seconds, 3),
         "speed_up": speed_up and round(speed_up, 2),
+        "share_of_speed_up": speed_up and round(speed_up * bound / sum(drawn), 3),
         "cpu_ms_a_call": round(1000 * cpu / len(drawn), 3),
         "server_cpu_ms_a_call": round(1000 * served / len(drawn), 3),
         "core_busy": share(cpu, seconds),
@@ -208,8 +210,10 @@ def _gates(figures: Mapping[str, Mapping[str, Any]]) -> list[Gate]:
     for number, ways in figures.items():
         ours, peer = ways["ours"], ways["asyncio"]
         if int(number) in TARGETS:
-            wanted, reached = TARGETS[int(number)], ours["share_of_bound"]
-            name = f"{number} threads: at least {wanted:g} of the bound"
+            wanted, reached = TARGETS[int(number)], ours["share_of_speed_up"]
+            if reached is None:  # one after the other was not measured
+                reached = ours["share_of_bound"]
+            name = f"{number} threads: at least {wanted:g} of the speed-up that can be"
             gates.append(Gate(name, reached >= wanted, f"{reached:.3f}"))
         if number != "1":
             faster = peer["seconds"] / ours["seconds"]

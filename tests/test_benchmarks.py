@@ -473,9 +473,15 @@ def test_calls_in_order_are_timed_as_a_pool_works(monkeypatch):
 
 def test_calls_fails_what_is_slow_and_says_where_the_processor_binds(monkeypatch):
     calls = module("calls", monkeypatch)
-    good = {"share_of_bound": 0.98, "seconds": 10.0, "failed": 0, "core_busy": 0.3}
+    good = {
+        "share_of_bound": 0.5,
+        "share_of_speed_up": 0.98,
+        "seconds": 10.0,
+        "failed": 0,
+        "core_busy": 0.3,
+    }
     good |= {"server_core_busy": 0.1, "cpu_ms_a_call": 2.0}
-    bad = good | {"share_of_bound": 0.95, "seconds": 10.5, "failed": 1, "core_busy": 0.9}
+    bad = good | {"share_of_speed_up": 0.95, "seconds": 10.5, "failed": 1, "core_busy": 0.9}
     assert all(passed(calls._gates({"8": {"ours": good, "asyncio": good}})).values())
     assert not any(passed(calls._gates({"8": {"ours": bad, "asyncio": good}})).values())
     assert not calls._binding({"8": {"ours": good}}, 2)
