@@ -21,6 +21,10 @@ from engine.store import fitted
 from engine.testing.transcriber import make_model
 
 Nvml = Callable[[Any], None]
+pytestmark = (
+    pytest.mark.slow
+)  # each waits for several processes; test_schedule.py is the quick part
+
 RTX = "NVIDIA GeForce RTX 4090"
 
 

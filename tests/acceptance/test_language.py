@@ -74,7 +74,9 @@ def test_windows_of_the_other_language_are_decoded_once_more(film, torn, quiet, 
     assert windows_decoded(tmp_path / "out") == len(windows) + 2
 
 
-@pytest.mark.parametrize("after", [1, 3, 5, 6])
+@pytest.mark.parametrize(
+    "after", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 5, 6))]
+)
 def test_run_killed_while_the_language_is_decided_goes_on_to_the_same_bytes(
     film, torn, quiet, tmp_path, after
 ):
@@ -112,7 +114,8 @@ def in_english(base, film, tmp_path_factory) -> Path:
     return output
 
 
-@pytest.mark.parametrize(("slots", "batch"), [(2, 4), pytest.param(1, 1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("slots", "batch"), [(2, 4), (1, 1)])
 def test_film_that_begins_in_no_language_is_told_by_what_follows(
     film, in_english, tmp_path, slots, batch
 ):

@@ -79,6 +79,7 @@ def test_limit_in_the_headers_is_kept_to_and_costs_no_chunk(
     assert report.figures["call_wait_seconds"] > 0
 
 
+@pytest.mark.slow
 def test_limit_of_the_users_own_is_kept_to_where_the_server_says_nothing(
     eight: Any, tmp_path: Path, remarks: Path, unhurried: dict[str, bytes]
 ) -> None:
@@ -91,6 +92,7 @@ def test_limit_of_the_users_own_is_kept_to_where_the_server_says_nothing(
     assert results(output) == unhurried
 
 
+@pytest.mark.slow
 def test_limit_on_tokens_is_kept_to(
     eight: Any, tmp_path: Path, remarks: Path, unhurried: dict[str, bytes]
 ) -> None:

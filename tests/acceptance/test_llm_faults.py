@@ -319,6 +319,7 @@ def send_sick_to(url: str, patch: pytest.MonkeyPatch) -> list[str]:
     return connected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_fault_ends_in_its_state_and_costs_no_other_call_a_byte(
     shelf: Shelf, output: Path, row: Row

@@ -133,7 +133,7 @@ class Killer:
         self.killed += 1
 
 
-@pytest.mark.parametrize("at", [{2}, pytest.param({3, 4}, marks=SLOW), {2, 10}])
+@pytest.mark.parametrize("at", [{2}, *(pytest.param(at, marks=SLOW) for at in ({3, 4}, {2, 10}))])
 def test_killed_worker_costs_nothing_but_time(shelf_of_videos, undisturbed, tmp_path, at):
     killer = Killer(at)
     config = Config(output=tmp_path, model="tiny.en", slots=2, batch_size=1)
