@@ -108,10 +108,12 @@ class Loop:
     def _plan(self) -> schedule.Schedule:
         setup = self._setup
         sizing, speech, config = setup.sizing, setup.speech, setup.config
+        asks = setup.answerer is not None and setup.answerer.budget is not None  # an endpoint
+        rates = (config.llm_rpm, config.llm_tpm) if asks else ()
         return schedule.Schedule(
             {slot.device: slot.batch_size for slot in sizing.slots},
             sizing.preparation,
-            Limits(sizing.llm_threads, sizing.llm_cap, config.llm_rpm, config.llm_tpm),
+            Limits(sizing.llm_threads, sizing.llm_cap, *rates),
             [number for number, job in self._jobs.items() if job.transcript is None],
             sequential=speech.options.mode == "sequential",
             may_wait=speech.may_wait,
