@@ -113,6 +113,13 @@ def test_pause_that_the_server_asks_for_holds_every_call():
     assert limits.wait(0, 26.0) == 0.0
 
 
+@pytest.mark.parametrize(("status", "wait"), [(500, 20.0), (409, 20.0), (400, 0.0), (200, 0.0)])
+def test_pause_holds_where_the_client_heeds_it_too(status: int, wait: float):
+    limits = Limits(8, 64)
+    limits.ended(Exchange(5.0, 6.0, status=status, asked=20.0), 8)
+    assert limits.wait(0, 6.0) == wait
+
+
 def test_requests_a_minute_are_spread_evenly():
     limits = Limits(64, 64, rpm=120)
     times = []

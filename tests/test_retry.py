@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.errors import CallError, RateError, StatusError
+from engine.errors import CallError, CallTimeout, RateError, StatusError
 from engine.llm.retry import Failure, Gate, persist, retry_after, wait_after
 
 
@@ -90,6 +90,28 @@ def test_call_does_not_begin_in_a_pause_that_is_longer_than_it() -> None:
     with pytest.raises(RateError, match="wants no requests for 500 s") as caught:
         call.run()
     assert (call.waits, caught.value.wait) == ([], 500.0)
+
+
+def test_call_without_time_ends_by_its_attempt_and_not_as_a_pause() -> None:
+    call = Call(Failure(CallTimeout("too late")), lasts=0.0)
+    with pytest.raises(CallTimeout) as caught:
+        call.run()
+    assert caught.value.wait is None
+
+
+@pytest.mark.parametrize("asked", [2.0, 0.0, -5.0])
+def test_short_pauses_without_end_are_no_reason_to_come_back(asked: float) -> None:
+    call = Call(*[busy(asked)] * 999, lasts=300.0)
+    with pytest.raises(RateError) as caught:
+        call.run()
+    assert caught.value.wait is None
+
+
+def test_pause_that_does_not_fit_counts_also_at_the_last_attempt() -> None:
+    call = Call(Failure(StatusError("broken"), most=1, asked=500.0))
+    with pytest.raises(StatusError) as caught:
+        call.run()
+    assert caught.value.wait == 500.0
 
 
 def test_error_that_no_waiting_mends_names_no_wait() -> None:

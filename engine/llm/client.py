@@ -246,7 +246,8 @@ class Client:
         if status == HTTPStatus.SERVICE_UNAVAILABLE:  # also "still loading the model"
             return retry.Failure(errors.StatusError(told), asked=asked)
         passing = status // 100 == 5 or status in _PASSING
-        return retry.Failure(errors.StatusError(told), SERVER_ATTEMPTS if passing else 1, asked)
+        worth = (SERVER_ATTEMPTS, asked) if passing else (1, None)
+        return retry.Failure(errors.StatusError(told), *worth)
 
     def _rejected(self, status: int, message: str, kind: str) -> errors.CallError:
         told = f"{self.host} answered {status}: {wire.scrub(message, self._key)}"

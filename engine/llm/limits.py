@@ -35,6 +35,7 @@ OVERTAKEN = 0.05  # seconds; what was sent so shortly before may have come to th
 ROUNDING = 1.0  # seconds; Retry-After comes in whole ones
 
 _OVERLOADED = (429, 503)
+_PASSING = (408, 409, 429)  # and all from 500: where the client heeds a Retry-After
 
 
 class Limits:
@@ -97,9 +98,10 @@ class Limits:
         if exchange.status in _OVERLOADED or exchange.timed_out:
             self.refused += exchange.status == 429
             self._shrink(exchange)
-            self._close(exchange)
         elif answered:
             self._grow(exchange, under_way)
+        if exchange.status is not None and (exchange.status in _PASSING or exchange.status >= 500):
+            self._close(exchange)
 
     def _count(self, exchange: Exchange) -> None:
         """Set right what was counted when it was sent."""

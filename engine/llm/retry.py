@@ -66,15 +66,22 @@ def persist(
     """The result of `attempt`, and how many it took.
 
     `left` gives the seconds left of the call, `pause` sleeps (and may raise to stop), `draw` a
-    number in [0, 1). A call that ends because the server's pause is longer than its own time says
-    so in its error's `wait`.
+    number in [0, 1). The error of a call that ends because a pause of the server's does not fit
+    says so in its `wait`; not where a longer time was spent in vain before, for that call has had
+    its chance.
     """
-    attempts = 0
+    attempts, whole = 0, left()
+
+    def held(error: CallError, asked: float | None) -> CallError:
+        if asked is not None and asked >= whole - left():
+            error.wait = asked
+        return error
+
     while True:
-        closed = gate.left
-        if closed >= left():
-            raise _held(RateError(f"The endpoint wants no requests for {closed:.0f} s."), closed)
-        if closed:
+        if closed := gate.left:
+            if closed >= left():
+                error = RateError(f"The endpoint wants no requests for {closed:.0f} s.")
+                raise held(error, closed)
             pause(closed)
             continue  # it may have been closed again
         attempts += 1
@@ -84,16 +91,11 @@ def persist(
             if failure.asked is not None:
                 gate.close(failure.asked)
             wait = wait_after(attempts, failure.asked, draw())
+            if wait >= left():
+                raise held(failure.error, failure.asked) from failure.error.__cause__
             if failure.most is not None and attempts >= failure.most:
                 raise failure.error from failure.error.__cause__
-            if wait >= left():
-                raise _held(failure.error, failure.asked) from failure.error.__cause__
         pause(wait)
-
-
-def _held(error: CallError, asked: float | None) -> CallError:
-    error.wait = asked
-    return error
 
 
 def wait_after(attempts: int, asked: float | None, drawn: float) -> float:
