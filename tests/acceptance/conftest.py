@@ -32,6 +32,15 @@ type = "string"
 enum = ["A2", "B1", "B2", "C1", "C2"]
 """
 
+REMARKS = """\
+name = "remarks"
+prompt = "Say what is remarkable."
+min_words = 5
+max_words = 12
+[fields.remark]
+type = "string"
+"""
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_settings_for_shared_runs() -> Iterator[None]:
@@ -52,6 +61,14 @@ def finds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A recipe file: like `expressions`, but with short chunks and everything kept."""
     path = tmp_path_factory.mktemp("recipes") / "finds.toml"
     path.write_text(FINDS)
+    return path
+
+
+@pytest.fixture(scope="session")
+def remarks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe file of very short chunks: a call for each sentence or two."""
+    path = tmp_path_factory.mktemp("recipes") / "remarks.toml"
+    path.write_text(REMARKS)
     return path
 
 

@@ -30,14 +30,6 @@ from engine.testing.transcriber import make_model
 PART = 12  # characters of a key that must not be seen
 ORDER = "first second third fourth fifth sixth seventh eighth ninth tenth".split()
 TEXTS = tuple(f"This is the {word} thing that was said about it all." for word in ORDER)
-RECIPE = """
-name = "remarks"
-prompt = "Say what is remarkable."
-min_words = 5
-max_words = 12
-[fields.remark]
-type = "string"
-"""
 DEBUG = """\
 import logging
 import sys
@@ -141,15 +133,14 @@ def assert_nowhere(key: str, seen: Seen) -> None:
 
 
 @pytest.fixture
-def workplace(tmp_path: Path) -> list[str]:
-    """A folder with a video of ten chunks and a recipe; the words that analyse it."""
+def workplace(tmp_path: Path, remarks: Path) -> list[str]:
+    """A folder with a video of ten chunks; the words that analyse it."""
     texts = make_model(tmp_path / "model", seconds=0.0, texts=TEXTS)
     write_wav(tmp_path / "talk.wav", np.zeros((len(TEXTS) * 30 - 1) * SAMPLE_RATE, np.float32))
-    (tmp_path / "remarks.toml").write_text(RECIPE)
     (tmp_path / "debug.py").write_text(DEBUG)
     (tmp_path / "tmp").mkdir()
     words = ["run", "talk.wav", "-o", "out", "--model", str(texts), "--mode", "sequential"]
-    return [*words, "--recipe", "remarks.toml", "--llm-model", "parrot", "--verbose",
+    return [*words, "--recipe", str(remarks), "--llm-model", "parrot", "--verbose",
             "--record", "said.jsonl"]  # fmt: skip
 
 

@@ -11,22 +11,6 @@ import engine
 from engine import events
 from engine.testing.server import Canned, Limit, Request, Server
 
-REMARKS = """\
-name = "remarks"
-prompt = "Say what is remarkable."
-min_words = 5
-max_words = 12
-[fields.remark]
-type = "string"
-"""
-
-
-@pytest.fixture
-def remarks(tmp_path: Path) -> Path:
-    path = tmp_path / "remarks.toml"
-    path.write_text(REMARKS)
-    return path
-
 
 def analyse(
     eight: Any, output: Path, remarks: Path, server: Server, **options: Any
