@@ -18,6 +18,8 @@ from engine.records import Spent
 from engine.store.ledger import Ledger, read_status
 from engine.testing.server import Canned, Request, Server
 
+pytestmark = pytest.mark.slow  # a minute of runs; test_budget.py and others are the quick part
+
 SAMPLES = ("coffee_shop.mp4", "bad_heist.mkv", "office_gossip.mov")
 SHORT = """\
 name = "short"
