@@ -17,6 +17,8 @@ from engine.speech.ladder import Ladder, stretch_of
 from engine.speech.quality import Flaw, flaw_of, rest_of, text_of
 from engine.speech.whisper import Recognizer
 
+pytestmark = pytest.mark.slow  # real weights, again and again; test_quality.py is the quick part
+
 GATED = replace(OPTIONS, quality_gates=True)
 REVERSED = "coffee_shop.mp4"  # played backwards nobody understands it
 
@@ -62,7 +64,6 @@ def alone(recognizer, good, bad):
     return [ladder.hear([stretch])[0] for stretch in good + bad]
 
 
-@pytest.mark.slow
 def test_results_are_the_same_for_any_batch(recognizer, good, bad, alone):
     ladder = Ladder(recognizer, GATED)
     stretches = good + bad

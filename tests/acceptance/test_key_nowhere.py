@@ -148,7 +148,7 @@ KEYS = [f"sk-proj-{secrets.token_urlsafe(24)}", secrets.token_hex(16)]
 
 
 @pytest.mark.parametrize("key", KEYS, ids=["with a prefix", "without"])
-@pytest.mark.parametrize("way", ["command", "at DEBUG"])
+@pytest.mark.parametrize("way", [pytest.param("command", marks=pytest.mark.slow), "at DEBUG"])
 def test_key_that_the_server_repeats_is_found_nowhere(
     tmp_path: Path, workplace: list[str], key: str, way: str
 ) -> None:
