@@ -110,11 +110,13 @@ def test_pause_that_is_longer_than_a_call_is_waited_for_by_all(
         requests, times = len(server.requests), [entry[0] for entry in server.at]
     assert report.exit_code == 0
     assert results(output) == unhurried
-    held = max(later - earlier for earlier, later in itertools.pairwise(times))
-    assert held > 3.0
+    pauses = [later - earlier for earlier, later in itertools.pairwise(times)]
+    assert max(pauses) > 3.0
+    before = pauses.index(max(pauses)) + 1  # requests
     postponed = [call for call in attempts(output, "call") if call["outcome"] != "done"]
     assert code in {call["outcome"] for call in postponed}
-    assert len(postponed) <= 16  # those under way, and not one again and again
+    # those under way, and not one again and again: 8 at first, one more with each reply
+    assert len(postponed) <= 8 + before
     assert requests > 60
     (notice,) = [text for text in told if "wait" in text]
     assert str(status) in notice and "0:00:04" in notice
