@@ -226,9 +226,18 @@ class Batches:
                 self._step(messages.Broken(place, answer.about))
 
     def _out_of_memory(self, answer: Answer, error: OutOfMemoryError) -> None:
-        """Nobody's fault: the schedule decides what the slot tries next."""
+        """Nobody's fault: the schedule decides what the slot tries next.
+
+        A preparation worker has nothing smaller to try: it begins anew, with what it held given
+        back to the system, as if it had died.
+        """
         place, what = answer.place, answer.what
         self._ledger.note(what, str(error), place=place, began=answer.began)
+        if what in ("probe", "prepare"):
+            self._crew.kill(place)
+            self._tell(events.SlotChanged(place, "ended"))
+            self._step(messages.Died(place, _no_memory(place, what, error)))
+            return
         self.shortage.ran_out(place)
         problem = self.shortage.problem(place, self._setup.model.name, str(error))
         batch = answer.about[0] if what == "batch" else None
@@ -386,3 +395,11 @@ class Batches:
 def _sentence(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _no_memory(place: str, what: str, error: OutOfMemoryError) -> Problem:
+    return Problem(
+        "E_OUT_OF_MEMORY",
+        f"The memory of this machine was too small ({what} in {place}: {error}): end what else "
+        "uses it, or use fewer slots (--slots).",
+    )

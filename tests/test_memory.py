@@ -15,7 +15,9 @@ from engine import events
 from engine.api import plan as plan_of
 from engine.config import Config
 from engine.loop import Loop
-from engine.pools import pressure
+from engine.pools import preparation_worker, pressure
+from engine.pools.out_of_memory import out_of_memory_named
+from engine.pools.preparation_worker import prepare
 from engine.records import RunReport, State
 from engine.store import fitted
 from engine.testing.transcriber import make_model
@@ -274,6 +276,47 @@ def test_a_damaged_memory_is_noted_in_the_plan_and_replaced(
     run(videos, tmp_path / "out", model)
     [entry] = json.loads((cache / fitted.FILE).read_text())
     assert entry["gpu"] == RTX
+
+
+def _prepare_without_memory_once(spec: Any, count: int) -> Any:
+    """In a preparation worker: the first call of all finds no memory."""
+    short = spec.folder.parent / "was short"
+    if not short.exists():
+        short.touch()
+        with out_of_memory_named():
+            bytearray(1 << 62)
+    return prepare(spec, count)
+
+
+def _prepare_without_memory(spec: Any, count: int) -> Any:
+    """The first file never finds any."""
+    if Path(spec.path).stem == "0":
+        with out_of_memory_named():
+            bytearray(1 << 62)
+    return prepare(spec, count)
+
+
+def test_preparation_without_memory_begins_anew_and_costs_no_video(videos, tmp_path, monkeypatch):
+    model = make_model(tmp_path / "model", seconds=0.05)
+    run(videos, tmp_path / "calm", model)
+    monkeypatch.setattr(preparation_worker, "prepare", _prepare_without_memory_once)
+    report, _ = run(videos, tmp_path / "out", model, scratch=tmp_path)
+    assert report.exit_code == 0
+    assert segments(tmp_path / "out") == segments(tmp_path / "calm")
+    assert "MemoryError" in [note["outcome"] for note in attempts(tmp_path / "out", "prepare")]
+
+
+def test_a_video_that_never_finds_memory_to_prepare_fails_with_the_remedy(
+    videos, tmp_path, monkeypatch
+):
+    model = make_model(tmp_path / "model", seconds=0.05)
+    monkeypatch.setattr(preparation_worker, "prepare", _prepare_without_memory)
+    report, _ = run(videos, tmp_path / "out", model)
+    assert report.exit_code == 1
+    [failed] = [video for video in report.videos if video.state is State.FAILED]
+    assert failed.video.name == "0"
+    assert failed.problem is not None and failed.problem.code == "E_OUT_OF_MEMORY"
+    assert "--slots" in failed.problem.message
 
 
 def test_pressure_on_the_host_is_told_once_and_kept_in_the_ledger(videos, tmp_path, monkeypatch):

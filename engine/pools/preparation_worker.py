@@ -1,9 +1,9 @@
 """What runs inside a preparation worker: one video becomes windows, with log-mel rows in scratch.
 
 In: which video, and how many windows are wanted. Out: the next windows as records, or the Problem
-of a file that cannot be used. The open video, and windows beyond those wanted, stay between calls.
-Knows nothing about models, scheduling or where windows go; how its process begins and ends is in
-``worker.py``.
+of a file that cannot be used; OutOfMemoryError is nobody's fault. The open video, and windows
+beyond those wanted, stay between calls. Knows nothing about models, scheduling or where windows go;
+how its process begins and ends is in ``worker.py``.
 """
 
 import time
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import MediaError
+from engine.pools.out_of_memory import out_of_memory_named
 from engine.records import SAMPLE_RATE, Probe, Problem, Window
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class _Video:
 _video: _Video | None = None
 
 
+@out_of_memory_named()
 def probe(paths: tuple[str, ...]) -> tuple[Probe | Problem, ...]:
     """What each container says of itself."""
     from engine.media.decode import probe as look
@@ -75,6 +77,7 @@ def probe(paths: tuple[str, ...]) -> tuple[Probe | Problem, ...]:
     return tuple(found)
 
 
+@out_of_memory_named()
 def prepare(spec: PrepareSpec, count: int) -> Prepared | Problem:
     """Up to ``count`` further windows of a video (from its begin if it is not the open one)."""
     global _video  # noqa: PLW0603 -- one open video per process

@@ -7,15 +7,13 @@ begins and ends is in ``worker.py``.
 """
 
 import os
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.errors import MediaError, OutOfMemoryError
+from engine.errors import MediaError
+from engine.pools.out_of_memory import out_of_memory_named
 from engine.records import SAMPLE_RATE, Problem, Segment, SpeechOptions, Window, WindowResult
 
 if TYPE_CHECKING:
@@ -91,42 +89,8 @@ class _Slot:
 
 _slot: _Slot | None = None
 
-# How the libraries word it: CUDA's runtime in CTranslate2 and torch, cuBLAS, CTranslate2's and
-# torch's allocators on a CPU, onnxruntime. (std::bad_alloc comes as MemoryError.)
-_OUT_OF_MEMORY = (
-    "out of memory",
-    "cublas_status_alloc_failed",
-    "failed to allocate memory",
-    "can't allocate memory",
-    "bad_alloc",
-    "bad allocation",
-)
 
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a call failed for want of memory, on the GPU or on the host."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(words in text for words in _OUT_OF_MEMORY)
-
-
-@contextmanager
-def _memory_named() -> Iterator[None]:
-    """Raise the one error that the parent knows: a library's own may need that library there."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        torch = sys.modules.get("torch")  # it keeps what it has freed, out of CTranslate2's reach
-        if torch is not None and torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise OutOfMemoryError(lines[0]) from None
-
-
-@_memory_named()
+@out_of_memory_named()
 def open_slot(spec: SlotSpec) -> SlotInfo:
     """Load the model and hear the canary; raises what is wrong."""
     global _slot  # noqa: PLW0603 -- one model per process, for its life
@@ -151,7 +115,7 @@ def open_slot(spec: SlotSpec) -> SlotInfo:
     return SlotInfo(recognizer.compute_type, _resident(), heard, seconds, free)
 
 
-@_memory_named()
+@out_of_memory_named()
 def transcribe(rows: tuple[Row, ...], options: SpeechOptions) -> BatchResult:
     """The text of a batch of windows, of any videos."""
     from engine.speech.windows import read_row
@@ -188,7 +152,7 @@ def _gated(
     return Ladder(recognizer, options).hear(stretches)
 
 
-@_memory_named()
+@out_of_memory_named()
 def advance(path: str, options: SpeechOptions, seconds: float, restart: bool) -> Advance | Problem:
     """The next ``seconds`` of a file in sequential mode; opens it (again) if asked."""
     from engine.media.decode import Audio
