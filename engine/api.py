@@ -29,17 +29,16 @@ from engine.pools.hardware import snapshot
 from engine.pools.local import call_once, hush_resource_tracker
 from engine.pools.monitor import Monitor
 from engine.pools.scratch import windows_that_may_wait
-from engine.pools.sizing import SlotPlan, size
+from engine.pools.sizing import SlotPlan
 from engine.records import Problem, RunReport, VideoResult
 from engine.report import report_json, report_of
 from engine.setup import (
     Prepared,
-    as_used,
-    choose_encoder,
     device_kind,
     model_bytes,
     open_answerer,
     prepare,
+    size_with_encoder,
 )
 from engine.signals import caught
 from engine.speech.encoders import Encoder
@@ -115,8 +114,7 @@ def check_slots(config: Config) -> list[tuple[SlotPlan, bool, str]]:
     hardware = snapshot()
     model = resolve(config.model, device_kind(config, hardware))
     fits, _ = fitted.recall(model.identity, config.compute_type)
-    sizing = size(hardware, config, model_bytes(model), fits)
-    encoder = choose_encoder(config, as_used(hardware, sizing), model)
+    sizing, encoder = size_with_encoder(config, hardware, model, fits)
     with ScratchFolder(config.scratch) as scratch:
         return [_check_slot(slot, model, encoder, scratch.path) for slot in sizing.slots]
 

@@ -208,8 +208,8 @@ def _calls(tally: Tally) -> str:
 
 
 def _ending(tally: Tally, now: float) -> str:
-    elapsed, speed = now - tally.started, tally.speed(now)
+    speed, analysed = tally.speed(now), tally.calls[State.DONE]
+    done = [f"{clock(tally.audio_done)} of audio"] if tally.audio_done else []
+    done += [f"{count(analysed, 'chunk')} analysed"] if analysed else []
     pace = f", {speed:.1f} x real time" if speed is not None else ""
-    analysed = tally.calls[State.DONE]
-    calls = f", {count(analysed, 'chunk')} analysed" if analysed else ""
-    return f"{clock(tally.audio_done)} of audio in {clock(elapsed)}{pace}{calls}"
+    return f"{' and '.join(done) or 'nothing new'} in {clock(now - tally.started)}{pace}"

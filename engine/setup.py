@@ -22,6 +22,7 @@ from engine.llm.budget import Budget, open_budget
 from engine.llm.endpoint import open_client
 from engine.media.find import Found, find_videos
 from engine.media.names import shown
+from engine.pools.fitting import Fit
 from engine.pools.hardware import Hardware, snapshot
 from engine.pools.sizing import Sizing, size
 from engine.records import Problem, SpeechOptions, Video, VideoResult
@@ -85,8 +86,10 @@ def prepare(
     fits, damage = fitted.recall(model.identity, config.compute_type)
     if damage is not None:
         hardware = replace(hardware, notes=(*hardware.notes, damage))
-    sizing = size(hardware, config, model_bytes(model), fits)
-    encoder = _encoder(config, as_used(hardware, sizing), model, ledger)
+    begun = ledger.get(BEGUN_ENCODER)
+    sizing, encoder = size_with_encoder(config, hardware, model, fits, begun)
+    if encoder.name != begun:
+        ledger.set(BEGUN_ENCODER, encoder.name)
     options = speech_options(config, model)
     shelf = Shelf(
         config.output,
@@ -199,17 +202,27 @@ def _model(
     return model
 
 
-def _encoder(config: Config, hardware: Hardware, model: ResolvedModel, ledger: Ledger) -> Encoder:
-    """The encoder asked for; else the one this folder was begun with, else the best."""
-    begun = ledger.get(BEGUN_ENCODER)
-    encoder = choose_encoder(config, hardware, model, begun)
-    if encoder.name != begun:
-        ledger.set(BEGUN_ENCODER, encoder.name)
-    return encoder
+def size_with_encoder(
+    config: Config,
+    hardware: Hardware,
+    model: ResolvedModel,
+    fits: Mapping[str, Fit],
+    begun: str | None = None,
+) -> tuple[Sizing, Encoder]:
+    """The plan and its encoder: GPUs without room have no say in it, and it takes room itself.
+
+    ``begun``: the encoder that the output folder was begun with. UsageError as of both.
+    """
+    size_of = model_bytes(model)
+    sizing = size(hardware, config, size_of, fits)
+    encoder = _choose_encoder(config, as_used(hardware, sizing), model, begun)
+    if encoder.torch_type is not None:
+        sizing = size(hardware, config, size_of, fits, torch=True)
+    return sizing, encoder
 
 
-def choose_encoder(
-    config: Config, hardware: Hardware, model: ResolvedModel, begun: str | None = None
+def _choose_encoder(
+    config: Config, hardware: Hardware, model: ResolvedModel, begun: str | None
 ) -> Encoder:
     """The encoder for this machine and model; UsageError if it cannot be had."""
     unknown = None

@@ -96,13 +96,17 @@ def flaws_of(result: VideoResult) -> Iterator[Flaw]:
     """What is not as it should be with a video: itself, or its analyses."""
     name = name_of(result.video)
     losses = [a for a in result.analyses if a.state is not State.DONE or a.failed]
-    told = bool(losses) and result.problem is not None and result.problem.code == "E_ANALYSIS"
-    if not told and (result.state not in _FINE or result.problem is not None):
+    if not _told_by(losses, result) and (result.state not in _FINE or result.problem is not None):
         reason = result.problem.message if result.problem else "no reason was given"
         yield result.state, name, printable(reason)
     if result.state is not State.INTERRUPTED:
         for analysis in losses:
             yield analysis.state, name, f"{analysis.recipe}: {_loss(analysis)}"
+
+
+def _told_by(losses: Sequence[Analysis], result: VideoResult) -> bool:
+    """Whether what is wrong with a video is what its analyses lack, which they say themselves."""
+    return bool(losses) and result.problem is not None and result.problem.code == "E_ANALYSIS"
 
 
 def plan_lines(plan: "Plan", *, every_video: bool = False) -> list[str]:
@@ -185,7 +189,8 @@ def _facts(result: VideoResult) -> Iterator[str]:
         segments = count(len(transcript.segments), "segment")
         language = f", {transcript.language}" if transcript.language else ""
         yield f"{clock(transcript.duration)} of audio, {segments}{language}"
-    if result.problem is not None:
+    losses = [analysis for analysis in result.analyses if _loss(analysis)]
+    if result.problem is not None and not _told_by(losses, result):
         yield printable(result.problem.message)
     for analysis in result.analyses:
         yield _found(analysis)

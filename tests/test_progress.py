@@ -295,7 +295,9 @@ def test_table_gives_counts_and_the_reason_of_each_failure() -> None:
         ),
         (Problem("E_NO_VIDEOS", "empty/ holds no video."),),
     )
-    lines = shown(*map(VideoFinished, report.videos), RunFinished(report)).splitlines()
+    text = shown(*map(VideoFinished, report.videos), RunFinished(report))
+    assert "have no analysis" not in text  # its analyses say it themselves
+    lines = text.splitlines()
     lines = lines[lines.index("4 videos: 1 done, 1 degraded, 2 failed (1 done before)") - 1 :]
     assert [" ".join(line.split()) for line in lines[2:]] == [
         "failed bad bad.mp4 is cut; copy it again.",
@@ -303,6 +305,13 @@ def test_table_gives_counts_and_the_reason_of_each_failure() -> None:
         "degraded short Only 3 s of 9 s.",
         "problem empty/ holds no video.",
     ]
+
+
+def test_end_names_only_what_was_done() -> None:
+    call = CallFinished(video("old"), "expressions", 0, State.DONE)
+    report = RunReport(0, (done("old", resumed=True),))
+    assert "of audio" not in shown(START, RunFinished(report))
+    assert "1 chunk analysed in" in shown(START, call, RunFinished(report))
 
 
 def test_what_was_left_out_is_told_once_per_reason() -> None:

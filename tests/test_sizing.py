@@ -48,6 +48,13 @@ def test_memory_limits_the_slots_and_the_cores_become_threads():
     )
 
 
+def test_torch_takes_room_in_every_slot():
+    def slots(torch: bool) -> int:
+        return len(size(container(8, 4 * GIB), Config(), TINY, torch=torch).slots)
+
+    assert (slots(torch=False), slots(torch=True)) == (5, 3)
+
+
 def test_memory_that_is_not_known_limits_nothing():
     assert len(size(replace(slurm_job(8), memory=None), Config(), TURBO).slots) == 8
     assert len(size(slurm_job(8, memory=2 * GIB), Config(), None).slots) == 8

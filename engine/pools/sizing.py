@@ -25,6 +25,7 @@ _MIB = 1 << 20
 _LOADING = 3  # a model while it is converted to its compute type, in sizes of its file
 _PROCESS = 400 * _MIB  # a worker process without its model; a preparation worker
 _PARENT = 300 * _MIB  # this process
+_TORCH = 300 * _MIB  # the library, and the encoder's weights once more, in each slot
 
 _NOTHING: Mapping[str, Fit] = MappingProxyType({})
 
@@ -68,10 +69,13 @@ def size(
     config: Config,
     model_bytes: int | None,
     fits: Mapping[str, Fit] = _NOTHING,
+    *,
+    torch: bool = False,
 ) -> Sizing:
     """Plan a run; UsageError for a device or compute type that cannot be had here.
 
     ``fits``: by the GPU's name, what worked with this model and compute type when more did not.
+    ``torch``: its encoder is used.
     """
     named = _devices(hardware, config.device)
     chosen, left_out = with_room(named, config, model_bytes)
@@ -79,7 +83,8 @@ def size(
         slots = gpu_slots(chosen, hardware.cores, config, model_bytes, fits)
         preparation, why = _gpu_preparation(hardware, len(chosen))
     else:
-        slots = _cpu_slots(hardware, config, model_bytes)
+        needed = None if model_bytes is None else _needed(model_bytes, torch=torch)
+        slots = _cpu_slots(hardware, config, needed)
         preparation, why = _cpu_preparation(hardware)
     start, cap, llm_why = _llm_threads(hardware, config.llm_threads)
     return Sizing(
@@ -137,9 +142,14 @@ def _gpu_named(part: str, device: str, numbered: list[Numbered]) -> Numbered:
 # --- a machine without a GPU -----------------------------------------------------------------
 
 
-def _cpu_slots(hardware: Hardware, config: Config, model_bytes: int | None) -> tuple[SlotPlan, ...]:
+def _needed(model_bytes: int, *, torch: bool) -> int:
+    """Memory of a slot in bytes."""
+    return model_bytes * _LOADING + _PROCESS + torch * _TORCH
+
+
+def _cpu_slots(hardware: Hardware, config: Config, needed: int | None) -> tuple[SlotPlan, ...]:
     cores = max(1, int(hardware.cores))
-    count, why = _cpu_count(hardware, config, cores, model_bytes)
+    count, why = _cpu_count(hardware, config, cores, needed)
     batch = config.batch_size or CPU_BATCH.get(hardware.cpu_vendor or "", 1)
     compute_type = compute_type_for(config.compute_type, "cpu")
     wide, extra = divmod(cores, count)  # all cores are used, none twice
@@ -157,7 +167,7 @@ def _cpu_slots(hardware: Hardware, config: Config, model_bytes: int | None) -> t
 
 
 def _cpu_count(
-    hardware: Hardware, config: Config, cores: int, model_bytes: int | None
+    hardware: Hardware, config: Config, cores: int, needed: int | None
 ) -> tuple[int, str]:
     """How many slots, and the sentence for it."""
     asked = config.slots
@@ -165,7 +175,7 @@ def _cpu_count(
     if asked is not None:
         note = "" if asked <= cores else ", more than there are cores: they take turns"
         return asked, f"{asked} {plural('slot', asked)} asked for, on {have}{note}"
-    fitting = _fitting(hardware.memory, model_bytes)
+    fitting = _fitting(hardware.memory, needed)
     if fitting is not None and fitting < cores and hardware.memory is not None:
         return fitting, (
             f"{fitting} {plural('slot', fitting)} on {have}: no more models fit into"
@@ -185,12 +195,11 @@ def _no_gpu(hardware: Hardware, config: Config) -> str:
     return "no GPU used (--device cpu)" if config.device == "cpu" else "no GPU with room"
 
 
-def _fitting(memory: int | None, model_bytes: int | None) -> int | None:
+def _fitting(memory: int | None, needed: int | None) -> int | None:
     """Slots that fit into memory beside this process and one preparation worker."""
-    if memory is None or model_bytes is None:
+    if memory is None or needed is None:
         return None
-    room = memory - _PARENT - _PROCESS
-    return max(1, room // (model_bytes * _LOADING + _PROCESS))
+    return max(1, (memory - _PARENT - _PROCESS) // needed)
 
 
 # --- preparation -----------------------------------------------------------------------------
