@@ -181,14 +181,15 @@ def doctor(shell: _Shell, /) -> int:
 @click.argument("output", type=click.UNPROCESSED)
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @talk_options
-def status(output: str, as_json: bool) -> None:
+def status(output: str, as_json: bool) -> int:
     """Show how far the run that writes to OUTPUT is, and what failed in it."""
-    from engine.store.ledger import read_status
+    from engine.store.status import read_status
     from engine.summary import status_lines
 
     found = read_status(Path(output))
     for line in [json.dumps(found, indent=2)] if as_json else status_lines(found):
         _say(line)
+    return EXIT_INCOMPLETE if found["note"] else EXIT_DONE
 
 
 @app.group(cls=Group, invoke_without_command=True)

@@ -34,7 +34,7 @@ class Plan:
     model_note: str | None
     encoder: Encoder
     sizing: Sizing
-    notes: tuple[str, ...]  # what of the machine cannot be used, or is not known
+    notes: tuple[str, ...]  # what of the ledger or machine cannot be used, or is not known
     analysts: tuple[tuple[str, str, tuple[str, ...]], ...]  # recipe, who answers, hosts
     audio_seconds: float | None  # of the videos without a transcript; None: not all say
     quality: str  # what happens to doubtful text, a sentence
@@ -58,7 +58,7 @@ def plan(paths: Sequence[str | PathLike[str]], config: Config | None = None) -> 
             ready.model.note,
             ready.encoder,
             ready.sizing,
-            (*ready.hardware.notes, *ready.sizing.left_out),
+            (*filter(None, [ready.ledger.notice]), *ready.hardware.notes, *ready.sizing.left_out),
             tuple((recipe.name, who.shown, who.hosts) for recipe in who.recipes),
             None if None in lengths else sum(filter(None, lengths)),
             _quality(config),

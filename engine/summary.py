@@ -139,7 +139,8 @@ def plan_lines(plan: "Plan", *, every_video: bool = False) -> list[str]:
 def status_lines(status: Mapping[str, Any]) -> list[str]:
     """``read_status`` in words."""
     counts = ", ".join(f"{n} {word(State(state))}" for state, n in status["videos"].items())
-    lines = [f"videos    {counts or 'none'}"]
+    lines = [f"note      {printable(status['note'])}"] if status["note"] else []
+    lines.append(f"videos    {counts or 'none'}")
     for failure in status["failures"]:
         state, name = word(State(failure["state"])), printable(failure["video"])
         lines.append(f"  {state:<11} {name}  {printable(failure['message'] or '')}")

@@ -12,10 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from shell import environment
 
+from engine.errors import OutputError
 from engine.records import Piece, Problem, Recorded, Reply, Spent, State, WindowResult, Word
 from engine.speech.quality import Flaw
 from engine.store import ledger as module
-from engine.store.ledger import FILE, Ledger, Row, read_status
+from engine.store.ledger import FILE, Ledger, Row
+from engine.store.status import read_status
+from engine.summary import status_lines
 
 ROW = Row("/v/talk.mp4", "f", State.FAILED, "s", None, Problem("E_SHORT", 'half "gone"\n'), 12)
 
@@ -100,11 +103,11 @@ def test_ledger_from_before_replies_had_a_name_goes_on(tmp_path):
         )
         reply = json.dumps(asdict(Reply("[]")))
         old.execute("INSERT INTO replies VALUES ('old', ?, 1.0)", (reply,))
-        for name in ("videos", "runs"):
-            columns = "name, state, code, message, id, started, ended, exit_code, host, pid"
-            old.execute(f"CREATE TABLE {name} ({columns})")
+        old.execute("CREATE TABLE videos (name TEXT PRIMARY KEY, path, state) WITHOUT ROWID")
+        old.execute("INSERT INTO videos VALUES ('\"talk\"', '\"talk.mp4\"', 'done')")
     old.close()
-    assert read_status(tmp_path)["spent"] == {}
+    status = read_status(tmp_path)
+    assert (status["spent"], status["videos"], status["note"]) == ({}, {}, None)
     for look in (True, False):
         ledger = Ledger(tmp_path, look=look)
         assert ledger.notice is None
@@ -112,7 +115,28 @@ def test_ledger_from_before_replies_had_a_name_goes_on(tmp_path):
         assert (list(ledger.replies()), ledger.unnamed_replies) == ([], 1)
         ledger.add_reply("new", Reply("[]"), "m", "summary")
         assert [entry.key for entry in ledger.replies()] == ["new"]
+        assert ledger.videos() == {}  # they are found again in their files
         ledger.close()
+    assert Ledger(tmp_path).reply("new") == Reply("[]")
+
+
+@pytest.mark.parametrize("look", [True, False])
+def test_ledger_of_a_newer_version_is_left_alone(tmp_path, look):
+    ledger = Ledger(tmp_path)
+    ledger.set("version", "3")
+    ledger.close()
+    before = (tmp_path / FILE).read_bytes()
+    with pytest.raises(OutputError, match="newer reelmine .*: update reelmine, or name another"):
+        Ledger(tmp_path, look=look)
+    assert (tmp_path / FILE).read_bytes() == before
+
+
+def test_status_of_a_damaged_ledger_says_so(tmp_path):
+    (tmp_path / FILE).parent.mkdir()
+    (tmp_path / FILE).write_bytes(b"no database" * 999)
+    status = read_status(tmp_path)
+    assert "cannot be read (file is not a database)" in status["note"]
+    assert any(status["note"] in line for line in status_lines(status))
 
 
 results = st.builds(

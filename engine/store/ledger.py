@@ -11,17 +11,17 @@ import socket
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import asdict, astuple, dataclass, fields
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from engine.errors import LockedError
+from engine.errors import LockedError, OutputError
 from engine.records import Piece, Problem, Recorded, Reply, Spent, State, WindowResult, Word
 
 FILE = Path(".reelmine") / "ledger.sqlite"
-VERSION = "1"
+VERSION = 2
 NETWORK = {"nfs", "nfs4", "cifs", "smb3", "lustre", "gpfs", "beegfs", "ceph", "fuse.sshfs", "9p"}
 
 
@@ -44,7 +44,8 @@ class Ledger:
     def __init__(self, output: Path, *, look: bool = False) -> None:
         """Open or create; a damaged file is moved aside and ``notice`` says so.
 
-        ``look``: a copy in memory, so that nothing is written and no lock is needed.
+        ``look``: a copy in memory, so that nothing is written and no lock is needed; of a damaged
+        one nothing, and ``notice`` says so. OutputError for one of a newer version.
         """
         self.notice: str | None = None
         self.run = 0
@@ -52,7 +53,7 @@ class Ledger:
         self._changes = 0  # of the connection, at the last commit
         path = output / FILE
         if look:
-            self._db = _copy(path)
+            self._db, self.notice = _copy(path)
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -80,7 +81,7 @@ class Ledger:
             journal = "DELETE" if on_network(path.parent) else "WAL"
             db.execute(f"PRAGMA journal_mode={journal}").fetchone()
             db.execute("PRAGMA synchronous=FULL")
-            _make_tables(db)
+            _make_tables(db, path)
         except BaseException:
             db.close()
             raise
@@ -101,6 +102,14 @@ class Ledger:
             "UPDATE runs SET ended = ?, exit_code = ? WHERE id = ?",
             (time.time(), exit_code, self.run),
         )
+
+    def last_run(self) -> Mapping[str, Any] | None:
+        """When and where it began and ended; None: there was none."""
+        names = ("started", "ended", "exit_code", "host", "pid")
+        found = self._db.execute(
+            f"SELECT {', '.join(names)} FROM runs ORDER BY id DESC LIMIT 1"
+        ).fetchone()
+        return dict(zip(names, found, strict=True)) if found else None
 
     def get(self, key: str) -> str | None:
         """A fact about this output folder."""
@@ -258,30 +267,61 @@ class Ledger:
         )
 
 
-def _make_tables(db: sqlite3.Connection) -> None:
-    """The schema, if it is not there; leaves a transaction open."""
+def _make_tables(db: sqlite3.Connection, path: Path) -> None:
+    """The schema, with what an older one holds; leaves a transaction open.
+
+    OutputError if it is of a newer version.
+    """
+    found = _version(db)
+    if found is not None and found > VERSION:
+        raise OutputError(
+            f"The ledger {path} was written by a newer reelmine (its version is {found}, this one "
+            f"knows {VERSION}): update reelmine, or name another output folder."
+        )
+    if found == 1:
+        _upgrade(db)
     db.executescript(resources.files("engine.store").joinpath("schema.sql").read_text())
     db.execute("BEGIN")
+    db.execute("REPLACE INTO meta VALUES ('version', ?)", (str(VERSION),))
+
+
+def _version(db: sqlite3.Connection) -> int | None:
+    """None: there is no ledger yet."""
+    if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
+        return None
     found = db.execute("SELECT value FROM meta WHERE key = 'version'").fetchone()
-    if found is None:
-        db.execute("INSERT INTO meta VALUES ('version', ?)", (VERSION,))
-    elif found[0] != VERSION:
-        raise sqlite3.DatabaseError(f"version {found[0]}")
+    if found is None or not found[0].isdigit():
+        raise sqlite3.DatabaseError("no version")
+    return int(found[0])
+
+
+def _upgrade(db: sqlite3.Connection) -> None:
+    """From version 1: videos are found again in their files, replies have no names."""
+    db.execute("BEGIN")
+    db.execute("DROP TABLE IF EXISTS videos")
     columns = [name for _, name, *_ in db.execute("PRAGMA table_info(replies)")]
-    if "model" not in columns:  # a ledger from before replies could be recorded
-        for column in ("model", "recipe"):
+    for column in ("model", "recipe"):
+        if columns and column not in columns:
             db.execute(f"ALTER TABLE replies ADD COLUMN {column} TEXT")
+    db.execute("UPDATE meta SET value = '2' WHERE key = 'version'")
+    db.execute("COMMIT")
 
 
-def _copy(path: Path) -> sqlite3.Connection:
-    """What the ledger holds, in memory; empty if there is none that can be read."""
-    db = sqlite3.connect(":memory:", isolation_level=None)
-    with suppress(sqlite3.DatabaseError):
-        source = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5.0)
-        with closing(source):
-            source.backup(db)
-    _make_tables(db)
-    return db
+def _copy(path: Path) -> tuple[sqlite3.Connection, str | None]:
+    """What the ledger holds, in memory, or nothing and why."""
+    db, why = sqlite3.connect(":memory:", isolation_level=None), None
+    try:
+        if path.exists():
+            source = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5.0)
+            with closing(source):
+                source.backup(db)
+        _make_tables(db, path)
+    except sqlite3.DatabaseError as error:
+        db.close()
+        db = sqlite3.connect(":memory:", isolation_level=None)
+        _make_tables(db, path)
+        why = f"The ledger {path} cannot be read ({error}); a run rebuilds it if it is damaged."
+    return db, why
 
 
 def _window_result(data: dict[str, Any]) -> WindowResult:
@@ -315,54 +355,7 @@ def on_network(folder: Path) -> bool:
     return kind in NETWORK
 
 
-def read_status(output: Path) -> Mapping[str, Any]:
-    """Counts per state, failures with their reasons, what was spent, the last run; read-only."""
-    path = output / FILE
-    if not path.exists():
-        return {
-            "output": str(output),
-            "videos": {},
-            "failures": [],
-            "spent": {},
-            "last_run": None,
-        }
-    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5.0)
-    try:
-        counts = dict(db.execute("SELECT state, count(*) FROM videos GROUP BY state ORDER BY 1"))
-        failures = [
-            {
-                "video": json.loads(name),
-                "state": state,
-                "code": code,
-                "message": json.loads(message),
-            }
-            for name, state, code, message in _failures(db)
-        ]
-        last = db.execute(
-            "SELECT started, ended, exit_code, host, pid FROM runs ORDER BY id DESC LIMIT 1"
-        ).fetchone()
-        spent = {}
-        with suppress(sqlite3.OperationalError):  # a ledger from before it was counted
-            spent = {model: asdict(took) for model, took in _spent(db)}
-    finally:
-        db.close()
-    names = ("started", "ended", "exit_code", "host", "pid")
-    return {
-        "output": str(output),
-        "videos": counts,
-        "failures": failures,
-        "spent": spent,
-        "last_run": dict(zip(names, last, strict=True)) if last else None,
-    }
-
-
 def _spent(db: sqlite3.Connection) -> Iterator[tuple[str, Spent]]:
     names = ", ".join(field.name for field in fields(Spent))
     for model, *numbers in db.execute(f"SELECT model, {names} FROM spent ORDER BY model"):
         yield model, Spent(*numbers)
-
-
-def _failures(db: sqlite3.Connection) -> Iterator[tuple[str, str, str, str]]:
-    yield from db.execute(
-        "SELECT name, state, code, message FROM videos WHERE code IS NOT NULL ORDER BY name"
-    )

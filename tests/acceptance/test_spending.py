@@ -15,7 +15,8 @@ from shell import Reelmine, analysis, command, environment, last_run, reelmine_i
 
 from engine.llm.budget import tokens
 from engine.records import Spent
-from engine.store.ledger import Ledger, read_status
+from engine.store.ledger import Ledger
+from engine.store.status import read_status
 from engine.testing.server import Canned, Request, Server
 
 pytestmark = pytest.mark.slow  # a minute of runs; test_budget.py and others are the quick part
