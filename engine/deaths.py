@@ -37,7 +37,6 @@ class Deaths:
         self._videos[video] += 1
         return self._videos[video] < TRIES
 
-    def may_probe(self, video: int) -> bool:
-        """One of several containers killed a worker: whether to look at this one by itself."""
+    def charge(self, video: int) -> None:
+        """One of several containers killed a worker, and it may have been this one."""
         self._videos[video] += 1
-        return self._videos[video] <= TRIES

@@ -236,10 +236,11 @@ class Schedule:
         if held.batches:
             actions += self._blame(held.batches[0], problem)
         for video in held.probing:
-            if len(held.probing) > 1 and self._deaths.may_probe(video):
-                self._videos.probe_alone(video)
-            else:
+            if len(held.probing) == 1:
                 actions += self._fail(video, problem)
+            else:
+                self._deaths.charge(video)
+                self._videos.probe_alone(video)
         if held.busy and held.video is not None and held.video not in self._gone:
             if self._deaths.may_open(held.video):
                 self._videos.put_back(held.video)

@@ -222,6 +222,33 @@ def test_process_that_dies_while_opening_is_tried_three_times():
     assert plan.places["cpu:0"].phase is places.Phase.RETIRED
 
 
+def test_a_process_that_opened_in_between_makes_up_for_those_that_did_not():
+    plan = Schedule({"cpu:0": 1}, 1, Limits(4, 4), [0])
+    plan.step(messages.Begin(), 0.0)
+    for _ in range(schedule.STARTS):
+        for _ in range(schedule.STARTS - 1):
+            assert messages.Start("cpu:0") in plan.step(messages.Died("cpu:0", DIED), 1.0)
+        plan.step(messages.Ready("cpu:0"), 2.0)
+        plan.step(messages.Died("cpu:0", DIED), 3.0)
+    assert plan.places["cpu:0"].phase is places.Phase.OPENING
+
+
+def test_preparation_that_dies_at_work_costs_its_video_a_try_and_an_idle_one_costs_nothing():
+    plan = Schedule({"cpu:0": 1}, 1, Limits(4, 4), [0], may_wait=2)
+    plan.step(messages.Begin(), 0.0)
+    plan.step(messages.Ready("prep:0"), 0.0)
+    first, *_ = plan.step(messages.Probed("prep:0", {0: 900.0}), 0.0)
+    assert first == messages.Prepare("prep:0", 0, 1)
+    plan.step(messages.Windows("prep:0", 0, (0,), False, None), 1.0)
+    assert plan.step(messages.Windows("prep:0", 0, (1,), False, None), 1.0) == []  # room for 2
+    plan.step(messages.Died("prep:0", DIED), 2.0)
+    plan.step(messages.Ready("cpu:0"), 3.0)
+    assert plan.step(messages.Ready("prep:0"), 3.0) == [messages.Prepare("prep:0", 0, 1)]
+    plan.step(messages.Died("prep:0", DIED), 4.0)
+    assert plan.step(messages.Ready("prep:0"), 5.0) == [messages.Prepare("prep:0", 0, 1)]
+    assert messages.Fail(0, DIED) in plan.step(messages.Died("prep:0", DIED), 6.0)
+
+
 def test_hung_slot_is_killed_and_its_batch_goes_elsewhere():
     plan = Schedule({"cpu:0": 1}, 1, Limits(4, 4), [0])
     plan.step(messages.Begin(), 0.0)
