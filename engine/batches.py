@@ -18,13 +18,14 @@ from typing import Any
 from engine import events, messages
 from engine.errors import OutOfMemoryError, ReelmineError, UnguardedError
 from engine.job import Job
+from engine.places import Phase
 from engine.pools import preparation_worker, slot_worker
 from engine.pools.crew import Answer, Crew
 from engine.pools.local import Outcome
 from engine.pools.sizing import SlotPlan
 from engine.pools.slots import plural
 from engine.records import SAMPLE_RATE, Probe, Problem, SpeechOptions, WindowResult
-from engine.schedule import Phase, Schedule
+from engine.schedule import Schedule
 from engine.shortage import Shortage
 from engine.speech.models import ResolvedModel
 from engine.store.ledger import Ledger

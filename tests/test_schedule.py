@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import messages, schedule
+from engine import messages, places, schedule
 from engine.llm.limits import Limits
 from engine.records import Problem
 from engine.schedule import Schedule
@@ -219,7 +219,34 @@ def test_process_that_dies_while_opening_is_tried_three_times():
     while messages.Start("cpu:0") in plan.step(messages.Died("cpu:0", DIED), float(starts)):
         starts += 1
     assert starts == schedule.STARTS
-    assert plan.places["cpu:0"].phase is schedule.Phase.RETIRED
+    assert plan.places["cpu:0"].phase is places.Phase.RETIRED
+
+
+def test_a_process_that_opened_in_between_makes_up_for_those_that_did_not():
+    plan = Schedule({"cpu:0": 1}, 1, Limits(4, 4), [0])
+    plan.step(messages.Begin(), 0.0)
+    for _ in range(schedule.STARTS):
+        for _ in range(schedule.STARTS - 1):
+            assert messages.Start("cpu:0") in plan.step(messages.Died("cpu:0", DIED), 1.0)
+        plan.step(messages.Ready("cpu:0"), 2.0)
+        plan.step(messages.Died("cpu:0", DIED), 3.0)
+    assert plan.places["cpu:0"].phase is places.Phase.OPENING
+
+
+def test_preparation_that_dies_at_work_costs_its_video_a_try_and_an_idle_one_costs_nothing():
+    plan = Schedule({"cpu:0": 1}, 1, Limits(4, 4), [0], may_wait=2)
+    plan.step(messages.Begin(), 0.0)
+    plan.step(messages.Ready("prep:0"), 0.0)
+    first, *_ = plan.step(messages.Probed("prep:0", {0: 900.0}), 0.0)
+    assert first == messages.Prepare("prep:0", 0, 1)
+    plan.step(messages.Windows("prep:0", 0, (0,), False, None), 1.0)
+    assert plan.step(messages.Windows("prep:0", 0, (1,), False, None), 1.0) == []  # room for 2
+    plan.step(messages.Died("prep:0", DIED), 2.0)
+    plan.step(messages.Ready("cpu:0"), 3.0)
+    assert plan.step(messages.Ready("prep:0"), 3.0) == [messages.Prepare("prep:0", 0, 1)]
+    plan.step(messages.Died("prep:0", DIED), 4.0)
+    assert plan.step(messages.Ready("prep:0"), 5.0) == [messages.Prepare("prep:0", 0, 1)]
+    assert messages.Fail(0, DIED) in plan.step(messages.Died("prep:0", DIED), 6.0)
 
 
 def test_hung_slot_is_killed_and_its_batch_goes_elsewhere():
@@ -230,7 +257,7 @@ def test_hung_slot_is_killed_and_its_batch_goes_elsewhere():
     plan.step(messages.Probed("prep:0", {0: 30.0}), 0.0)
     [decode] = plan.step(messages.Windows("prep:0", 0, (0,), True, None), 1.0)
     assert decode == messages.Decode("cpu:0", 1, ((0, 0),))
-    assert plan.next_deadline == 1.0 + schedule.DECODE_LIMIT
+    assert plan.next_deadline == 1.0 + places.DECODE_LIMIT
     actions = plan.step(messages.Tick(), plan.next_deadline)
     assert [type(action) for action in actions] == [messages.Kill, messages.Start]
     again = plan.step(messages.Ready("cpu:0", 0.5), 100.0)
@@ -347,7 +374,7 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does_and_no_video_is_blame
     assert Counter(replay.done) == all_units(windows)
     assert not replay.failed
     assert replay.schedule.places["cuda:0"].batch_size == 4
-    assert replay.schedule.places["cuda:0"].phase is schedule.Phase.OPEN
+    assert replay.schedule.places["cuda:0"].phase is places.Phase.OPEN
     assert replay.started.count("cuda:0") == 1
 
 
@@ -361,9 +388,9 @@ def test_a_batch_sent_before_the_slot_came_down_is_no_further_step():
     slot = plan.places["cuda:0"]
     assert [len(batch.units) for batch in slot.batches] == [4, 4]
     plan.step(messages.OutOfMemory("cuda:0", 1, NO_MEMORY, False), 2.0)
-    assert (slot.batch_size, slot.phase) == (2, schedule.Phase.OPEN)
+    assert (slot.batch_size, slot.phase) == (2, places.Phase.OPEN)
     plan.step(messages.OutOfMemory("cuda:0", 2, NO_MEMORY, False), 3.0)
-    assert (slot.batch_size, slot.phase) == (2, schedule.Phase.OPEN)
+    assert (slot.batch_size, slot.phase) == (2, places.Phase.OPEN)
     assert [len(batch.units) for batch in slot.batches] == [2, 2]
     # down to one window, then all the way again with smaller weights
     for number in (3, 4, 5):
@@ -393,7 +420,7 @@ def test_a_slot_that_holds_nothing_is_given_up_and_another_does_its_windows():
     assert Counter(replay.done) == all_units(windows)
     assert not replay.failed
     assert replay.gave_up is None
-    assert replay.schedule.places["cuda:0"].phase is schedule.Phase.RETIRED
+    assert replay.schedule.places["cuda:0"].phase is places.Phase.RETIRED
 
 
 def test_without_any_slot_that_holds_a_window_the_run_is_given_up_with_the_reason():
