@@ -32,11 +32,7 @@ class Deaths:
         by_video = groupby(sorted(batch.units), key=lambda unit: unit[0])
         return [tuple(units) for _, units in by_video]
 
-    def may_open(self, video: int) -> bool:
-        """A worker died at work on this video: whether another may open it."""
+    def may_try(self, video: int) -> bool:
+        """A worker died at work on this video alone: whether another may try it."""
         self._videos[video] += 1
         return self._videos[video] < TRIES
-
-    def charge(self, video: int) -> None:
-        """One of several containers killed a worker, and it may have been this one."""
-        self._videos[video] += 1

@@ -235,14 +235,13 @@ class Schedule:
         actions: list[Action] = []
         if held.batches:
             actions += self._blame(held.batches[0], problem)
-        for video in held.probing:
-            if len(held.probing) == 1:
-                actions += self._fail(video, problem)
-            else:
-                self._deaths.charge(video)
+        for video in held.probing:  # of several it is not known which: each is tried by itself
+            if len(held.probing) > 1 or self._deaths.may_try(video):
                 self._videos.probe_alone(video)
+            else:
+                actions += self._fail(video, problem)
         if held.busy and held.video is not None and held.video not in self._gone:
-            if self._deaths.may_open(held.video):
+            if self._deaths.may_try(held.video):
                 self._videos.put_back(held.video)
             else:
                 actions += self._fail(held.video, problem)

@@ -19,6 +19,6 @@ def test_windows_of_a_video_that_were_not_in_the_batch_that_failed_have_their_tr
     assert deaths.parts(Batch(4, ((0, 4), (0, 0)))) == []
 
 
-def test_a_video_may_be_opened_once_more():
+def test_a_video_alone_may_be_tried_once_more():
     deaths = Deaths()
-    assert [deaths.may_open(0), deaths.may_open(0), deaths.may_open(1)] == [True, False, True]
+    assert [deaths.may_try(0), deaths.may_try(0), deaths.may_try(1)] == [True, False, True]

@@ -285,6 +285,21 @@ def test_container_that_kills_its_reader_is_found_by_looking_one_by_one():
     assert failed == [1]
 
 
+def test_death_among_several_containers_costs_none_of_them_a_try():
+    plan = Schedule({"cpu:0": 1}, 1, Limits(4, 4), [0, 1])
+    plan.step(messages.Begin(), 0.0)
+    assert plan.step(messages.Ready("prep:0"), 0.0) == [messages.Probe("prep:0", (0, 1))]
+    plan.step(messages.Died("prep:0", DIED), 1.0)
+    assert plan.step(messages.Ready("prep:0"), 1.0) == [messages.Probe("prep:0", (0,))]
+    plan.step(messages.Died("prep:0", DIED), 2.0)  # from outside, perhaps
+    assert plan.step(messages.Ready("prep:0"), 2.0) == [messages.Probe("prep:0", (1,))]
+    plan.step(messages.Probed("prep:0", {1: 60.0}), 3.0)  # and now the first once more
+    first, *_ = plan.step(messages.Probed("prep:0", {0: 50.0}), 3.0)
+    assert first == messages.Prepare("prep:0", 1, 1)
+    plan.step(messages.Died("prep:0", DIED), 4.0)
+    assert plan.step(messages.Ready("prep:0"), 5.0) == [messages.Prepare("prep:0", 1, 1)]
+
+
 def test_drain_starts_nothing_new():
     plan = Schedule({"cpu:0": 1}, 1, Limits(4, 4), [0])
     plan.step(messages.Begin(), 0.0)
