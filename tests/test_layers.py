@@ -66,6 +66,7 @@ PURE = {
     "pools/pressure.py",
     "pools/scratch.py",
     "analysis/chunking.py",
+    "analysis/entries.py",
     "analysis/estimate.py",
     "analysis/grounding.py",
     "analysis/merging.py",
