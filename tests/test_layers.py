@@ -27,9 +27,9 @@ DOORS = {
     "psutil": {"pools/hardware.py"},
     "pynvml": {"pools/gpus.py"},
     "huggingface_hub": {"speech/models.py", "speech/sources.py"},
-    "openai": {"llm/"},
-    "httpx2": {"llm/"},
-    "httpcore2": {"llm/"},
+    "openai": {"llm/client.py"},
+    "httpx2": {"llm/client.py", "llm/transport.py", "llm/lookup.py"},
+    "httpcore2": {"llm/transport.py", "llm/network.py", "llm/lookup.py"},
     "click": {"cli.py", "options.py", "spelling.py"},
     "rich": {"progress.py"},
 }
@@ -44,6 +44,7 @@ ALLOWED = {
     "signals.py": set(),
     "terminal.py": set(),
     "speech/languages.py": set(),
+    "llm/deadline.py": set(),
 }
 
 # Decisions: values in, values out. They import no door, and nothing that acts on the world.
@@ -69,6 +70,7 @@ PURE = {
     "pools/pressure.py",
     "pools/scratch.py",
     "analysis/chunking.py",
+    "analysis/entries.py",
     "analysis/estimate.py",
     "analysis/grounding.py",
     "analysis/merging.py",

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.analysis.phrasebook import COLUMNS, KINDS, LEVELS, Entry, Match, Phrasebook
+from engine.analysis.entries import COLUMNS, KINDS, LEVELS, Entry
+from engine.analysis.phrasebook import Match, Phrasebook
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "models" / "phrasebook-en"

@@ -4,7 +4,7 @@ In: messages and the schema of the answer. Out: the text of the answer and what 
 the CallError family, by the deadline of the call. Knows nothing about recipes or transcripts.
 
 One Client per process, shared by all LLM threads; it starts none. The openai library builds and
-sends the requests over our transport (`deadline.py`) without retries of its own; replies are read
+sends the requests over our transport (`transport.py`) without retries of its own; replies are read
 by us (`wire.py`), because the library takes any 200 for an answer. How a server wants to be asked
 is learned from its first refusal and remembered. No error text or log holds the API key.
 """
@@ -25,9 +25,10 @@ import openai
 from engine import errors
 from engine.llm import retry, wire
 from engine.llm.budget import Budget
-from engine.llm.deadline import DeadlineTransport, Scope, current, self_check, within
+from engine.llm.deadline import Scope, current, within
 from engine.llm.endpoint import NO_KEY, host_of
 from engine.llm.exchanges import Exchange, Sent, granted
+from engine.llm.transport import DeadlineTransport, self_check
 
 # Attempts that a reason is worth; 429, 503 and slow replies are worth all that fit in the call.
 CONNECT_ATTEMPTS = 4

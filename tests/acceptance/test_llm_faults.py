@@ -31,7 +31,7 @@ from engine.analysis.recipes import Recipe
 from engine.calls import Answerer
 from engine.llm import retry
 from engine.llm.client import CONNECT_ATTEMPTS, SERVER_ATTEMPTS, Client
-from engine.llm.deadline import Backend
+from engine.llm.network import Backend
 from engine.records import SAMPLE_RATE, Chunk, Reply, Segment, State
 from engine.setup import Prepared
 from engine.testing.faults import Behaviour, Canned, follow, mute, refusing
