@@ -342,7 +342,7 @@ def test_fault_ends_in_its_state_and_costs_no_other_call_a_byte(
 
     # of the others each was asked about once, beside the sick one, and answered as ever
     assert len(healthy) == CHUNKS - 1
-    assert server.most_at_once >= CHUNKS - 1
+    assert server.most_at_once >= 2
     kept = replies(output)
     others = {key: reply for key, reply in kept.items() if shelf.replies[key] == reply}
     if row.state == DONE:
