@@ -4,10 +4,11 @@ In: clips of real speech (`../shared/speech`, or --speech; without them the bund
 with a seed into files of 5 s to 5 min and one longer, or with --clips as they are (3 to 10 s). Out:
 wall and CPU seconds from start to exit, medians over rounds in the order A B, B A, A B; ratios; the
 word error rate of each. All with int8, beam 5, the language given and without_timestamps=False; the
-peer's own defaults are rows of their own. Ends with exit code 1 if a gate fails: ours at least
-twice as fast as BatchedInferencePipeline in one process with 2 threads, not slower than two
-processes of it with one thread each (batch 1 or 8, whichever is faster), and its text no worse. A
-run during which others take more than 5 % of the machine is repeated, twice at most.
+peer's own defaults are rows of their own, and so is torch's encoder where it is installed. Ends
+with exit code 1 if a gate fails: ours at least twice as fast as BatchedInferencePipeline in one
+process with 2 threads, not slower than two processes of it with one thread each (batch 1 or 8,
+whichever is faster), and its text no worse. A run during which others take more than 5 % of the
+machine is repeated, twice at most.
 
     python benchmarks/folder.py --minutes 10
     python benchmarks/folder.py --clips --models tiny.en
@@ -20,6 +21,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -75,6 +77,11 @@ class Way:
 WAYS = {
     "ours": Way("ours", True),
     "plain": Way("ours, --no-quality-gates", True, words=("--no-quality-gates",)),
+    "torch": Way(
+        "ours, --encoder torch --no-quality-gates",
+        False,
+        words=("--encoder", "torch", "--no-quality-gates"),
+    ),
     "one": Way(
         "BatchedInferencePipeline, 1 process, 2 threads, batch 8",
         True,
@@ -170,7 +177,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--models", type=_names, default=["tiny.en", "base"], help="names, separated by commas")
     add("--rounds", type=int, default=3, help="of the contestants of a gate (default 3)")
     add("--other-rounds", type=int, default=1, help="of the other contestants; 0: leave them out")
-    add("--only", type=_names, default=list(WAYS), help=f"contestants of {', '.join(WAYS)}")
+    here = [key for key in WAYS if key != "torch" or find_spec("torch")]
+    add("--only", type=_names, default=here, help=f"contestants of {', '.join(WAYS)}")
     add("--scratch", type=Path, help="folder for the audio and all outputs")
     return parser
 
