@@ -105,13 +105,15 @@ def _slots(config: Config) -> Iterator[Finding]:
 
 
 def _endpoint(config: Config) -> Finding:
-    from engine.llm.endpoint import find_endpoint, open_client
+    from engine.llm.endpoint import find_endpoint
 
     try:
         endpoint = find_endpoint(config)
         if endpoint is None:
             sentence = "none: analysis runs offline with the phrasebook; --llm-model names a model"
             return Finding("endpoint", True, sentence)
+        from engine.llm.client import open_client
+
         client = open_client(endpoint, config)
         try:
             offered = client.models()

@@ -19,7 +19,6 @@ from engine.config import Config
 from engine.errors import UsageError
 from engine.job import Job, Questions
 from engine.llm.budget import Budget, open_budget
-from engine.llm.endpoint import open_client
 from engine.media.find import Found, find_videos
 from engine.media.names import shown
 from engine.pools.fitting import Fit
@@ -129,6 +128,8 @@ def open_answerer(prepared: Prepared, config: Config, stack: ExitStack) -> Answe
         local = RecordedAnalyst(recorded) if recorded else PhrasebookAnalyst.bundled()
         english, timeout = recorded is None, config.call_timeout
         return Answerer(local, english, lambda: None, lambda _: None, threads, timeout)
+    from engine.llm.client import open_client  # the HTTP libraries take half a second
+
     client = open_client(answering.endpoint, config, budget)
     stack.callback(client.close)
     return Answerer(

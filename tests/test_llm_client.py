@@ -17,8 +17,8 @@ from engine import errors
 from engine.config import Config
 from engine.llm import retry
 from engine.llm.budget import Budget
-from engine.llm.client import CONNECT_ATTEMPTS, SERVER_ATTEMPTS, Client
-from engine.llm.endpoint import find_endpoint, host_of, is_loopback, open_client, read_key
+from engine.llm.client import CONNECT_ATTEMPTS, SERVER_ATTEMPTS, Client, open_client
+from engine.llm.endpoint import find_endpoint, host_of, is_loopback, read_key
 from engine.llm.exchanges import Allowance, Exchange, Sent
 from engine.llm.wire import Answer, Style, adapt, read_reply, scrub
 from engine.records import Spent

@@ -23,10 +23,11 @@ import httpx2
 import openai
 
 from engine import errors
+from engine.config import Config
 from engine.llm import retry, wire
 from engine.llm.budget import Budget
 from engine.llm.deadline import Scope, current, within
-from engine.llm.endpoint import NO_KEY, host_of
+from engine.llm.endpoint import NO_KEY, Endpoint, host_of
 from engine.llm.exchanges import Exchange, Sent, granted
 from engine.llm.transport import DeadlineTransport, self_check
 
@@ -41,6 +42,18 @@ Refused = (openai.BadRequestError, openai.UnprocessableEntityError)
 
 
 Listener = Callable[[Sent | Exchange], object]
+
+
+def open_client(endpoint: Endpoint, config: Config, budget: Budget | None = None) -> "Client":
+    """The client for an endpoint."""
+    return Client(
+        endpoint.base_url,
+        endpoint.key,
+        endpoint.model,
+        call_timeout=config.call_timeout,
+        attempt_timeout=config.attempt_timeout,
+        budget=budget,
+    )
 
 
 class Client:

@@ -12,15 +12,10 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from engine.config import Config
 from engine.errors import UsageError
-
-if TYPE_CHECKING:
-    from engine.llm.budget import Budget
-    from engine.llm.client import Client
 
 OPENAI_URL = "https://api.openai.com/v1"
 NO_KEY = "none"  # what a loopback server without keys is sent
@@ -55,20 +50,6 @@ def find_endpoint(config: Config, env: Mapping[str, str] = os.environ) -> Endpoi
             f"{host} needs a key: set OPENAI_API_KEY, or OPENAI_API_KEY_FILE to a file with it."
         )
     return Endpoint(base_url, host, config.llm_model, key or NO_KEY)
-
-
-def open_client(endpoint: Endpoint, config: Config, budget: "Budget | None" = None) -> "Client":
-    """The client for the endpoint; imports the HTTP libraries (0.5 s)."""
-    from engine.llm.client import Client
-
-    return Client(
-        endpoint.base_url,
-        endpoint.key,
-        endpoint.model,
-        call_timeout=config.call_timeout,
-        attempt_timeout=config.attempt_timeout,
-        budget=budget,
-    )
 
 
 def read_key(env: Mapping[str, str]) -> str | None:
