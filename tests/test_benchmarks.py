@@ -196,6 +196,7 @@ def module(name, monkeypatch):
 # speedup
 
 
+@pytest.mark.slow
 def test_speedup_measures_given_files_and_draws(samples, tmp_path):
     make_model(tmp_path / "fake", seconds=0.4)
     words = [samples / "bad_heist.mkv", "--model", tmp_path / "fake", "--slots", "1,2"]
@@ -329,6 +330,7 @@ def test_model_shapes_refuses_lengths_that_no_window_has(shapes, tmp_path):
     assert "large-v3-turbo" in done.stderr
 
 
+@pytest.mark.slow
 def test_model_shapes_times_both_halves(tmp_path):
     words = ["--models", "tiny", "--device", "cpu", "--tokens", "8", "--batches", "1,2"]
     words += ["--rounds", "1", "--tera-flops", "0.1", "--tera-bytes", "0.02"]

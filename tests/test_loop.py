@@ -162,7 +162,10 @@ def _batches(output: Path) -> int:
     return int(count)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow), (signal.SIGINT, 130)],
+)
 def test_signal_drains_and_the_same_command_goes_on(videos, slow, tmp_path, number, code):
     words = command(
         [

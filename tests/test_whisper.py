@@ -210,6 +210,7 @@ def test_language_is_detected_from_the_windows_own_states(multilingual, samples)
     assert result.language_probability > 0.9
 
 
+@pytest.mark.slow
 def test_rows_of_one_call_may_differ_in_language(multilingual, samples):
     _, [row, *_] = rows_of(decoded(samples / "moving_house.wav"))
     options = replace(OPTIONS, language=None)

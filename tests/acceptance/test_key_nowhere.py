@@ -147,7 +147,13 @@ def workplace(tmp_path: Path, remarks: Path) -> list[str]:
 KEYS = [f"sk-proj-{secrets.token_urlsafe(24)}", secrets.token_hex(16)]
 
 
-@pytest.mark.parametrize("key", KEYS, ids=["with a prefix", "without"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        pytest.param(KEYS[0], id="with a prefix"),
+        pytest.param(KEYS[1], id="without", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("way", [pytest.param("command", marks=pytest.mark.slow), "at DEBUG"])
 def test_key_that_the_server_repeats_is_found_nowhere(
     tmp_path: Path, workplace: list[str], key: str, way: str

@@ -74,9 +74,7 @@ def test_windows_of_the_other_language_are_decoded_once_more(film, torn, quiet, 
     assert windows_decoded(tmp_path / "out") == len(windows) + 2
 
 
-@pytest.mark.parametrize(
-    "after", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 5, 6))]
-)
+@pytest.mark.parametrize("after", [pytest.param(n, marks=pytest.mark.slow) for n in (1, 3, 5, 6)])
 def test_run_killed_while_the_language_is_decided_goes_on_to_the_same_bytes(
     film, torn, quiet, tmp_path, after
 ):
