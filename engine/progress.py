@@ -23,7 +23,7 @@ from rich.text import Text
 
 from engine.events import Event, Fetching, Notice, RunFinished, RunStarted, VideoFinished
 from engine.records import State
-from engine.summary import Flaw, flaws_of, spending_line, table, usage_line, video_line
+from engine.summary import Flaw, flaws_of, items_line, spending_line, table, usage_line, video_line
 from engine.tally import BROKEN, Tally
 from engine.terminal import clock, count, printable, write_line
 
@@ -96,10 +96,9 @@ class Progress:
                 self._close()
                 counts, *flaws = table(report, self._flaws)
                 self._say(_ending(self._tally, now))
-                if used := usage_line(report.figures):
-                    self._say(used)
-                if spent := spending_line(report.figures):
-                    self._say(spent)
+                for told in (usage_line, items_line, spending_line):
+                    if line := told(report.figures):
+                        self._say(line)
                 self._say(counts)
                 for line in flaws:
                     self._say(line, problem=True)

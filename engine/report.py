@@ -4,6 +4,7 @@ The exit code tells the truth: 0 only if everything asked for is there. Pure.
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -15,7 +16,7 @@ from engine.llm.budget import Budget, total
 from engine.loop import Loop
 from engine.pools.hardware import Hardware
 from engine.pools.sizing import Sizing
-from engine.records import Problem, RunReport, Spent, State, VideoResult
+from engine.records import Grounding, Problem, RunReport, Spent, State, VideoResult
 from engine.setup import Prepared
 from engine.usage import Usage
 
@@ -117,6 +118,7 @@ def _figures(
         "memory_steps": loop.batches.shortage.steps if loop else [],
         **_usage(prepared, loop),
         **_calls(loop.calls if loop else None),
+        **_items(results),
         "llm_run": _spending(prepared.budget, prepared.budget.run),
         "llm_folder": _spending(prepared.budget, prepared.budget.folder),
     }
@@ -130,6 +132,19 @@ def _calls(calls: Calls | None) -> dict[str, float | None]:
         "call_wait_seconds": None if waited is None else round(waited, 3),
         "requests_refused": calls.limits.refused if calls else 0,  # with a 429
         "call_overruns": calls.overruns if calls else 0,
+    }
+
+
+def _items(results: Sequence[VideoResult]) -> dict[str, Any]:
+    """What was found in the videos that this run ended, by how it was found again in the text."""
+    analyses = [a for result in results if not result.resumed for a in result.analyses]
+    items = [item for a in analyses for item in (*a.items, *a.ungrounded)]
+    kinds = Counter(item.grounding for item in items)
+    grounded = len(items) - kinds[Grounding.UNGROUNDED]
+    return {
+        "items": {kind.value: kinds[kind] for kind in Grounding}
+        | {"dropped": sum(analysis.dropped for analysis in analyses)},
+        "share_grounded": round(grounded / len(items), 4) if items else None,
     }
 
 

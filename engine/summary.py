@@ -71,6 +71,20 @@ def usage_line(figures: Mapping[str, Any]) -> str | None:
     return ", ".join(parts) or None
 
 
+def items_line(figures: Mapping[str, Any]) -> str | None:
+    """What was found, and how much of it was said; None: nothing."""
+    items, share = figures.get("items"), figures.get("share_grounded")
+    if not items or (share is None and not items["dropped"]):
+        return None
+    kinds = [f"{n:,} {kind}" for kind, n in items.items() if n and kind != "dropped"]
+    parts = [f"items: {', '.join(kinds) or 'none'}"]
+    if share is not None and share < 1:
+        parts.append(f"{100 * share:.0f} % grounded")
+    if items["dropped"]:
+        parts.append(f"{items['dropped']:,} dropped that did not fit the recipe")
+    return "; ".join(parts)
+
+
 def spending_line(figures: Mapping[str, Any]) -> str | None:
     """What language models took, in this run and for the folder; None: nothing ever."""
     run, folder = figures.get("llm_run"), figures.get("llm_folder")
@@ -198,9 +212,10 @@ def _facts(result: VideoResult) -> Iterator[str]:
 
 
 def _found(analysis: Analysis) -> str:
-    found = count(len(analysis.items), "item")
-    lost = _loss(analysis)
-    return f"{analysis.recipe}: {lost}" if lost else f"{analysis.recipe}: {found}"
+    if lost := _loss(analysis):
+        return f"{analysis.recipe}: {lost}"
+    apart = f" ({len(analysis.ungrounded):,} more ungrounded)" if analysis.ungrounded else ""
+    return f"{analysis.recipe}: {count(len(analysis.items), 'item')}{apart}"
 
 
 def _counts(report: RunReport) -> str:

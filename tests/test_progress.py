@@ -233,6 +233,33 @@ def test_end_tells_what_the_calls_took(
         assert line in text
 
 
+@pytest.mark.parametrize(
+    ("counts", "share", "line"),
+    [
+        ((0, 0, 0, 0), None, None),
+        ((85, 0, 0, 0), 1.0, "items: 85 exact\n"),
+        (
+            (1_200, 20, 80, 1),
+            0.938,
+            (
+                "items: 1,200 exact, 20 fuzzy, 80 ungrounded; 94 % grounded; "
+                "1 dropped that did not fit the recipe\n"
+            ),
+        ),
+        ((0, 0, 3, 0), 0.0, "items: 3 ungrounded; 0 % grounded\n"),
+        ((0, 0, 0, 2), None, "items: none; 2 dropped that did not fit the recipe\n"),
+    ],
+)
+def test_end_tells_what_was_found_and_how_much_of_it_was_said(
+    counts: tuple[int, ...], share: float | None, line: str | None
+) -> None:
+    items = dict(zip(("exact", "fuzzy", "ungrounded", "dropped"), counts, strict=True))
+    figures = {"items": items, "share_grounded": share}
+    text = shown(START, RunFinished(RunReport(0, (), figures=figures)))
+    assert ("items:" in text) == (line is not None)
+    assert line is None or line in text
+
+
 def test_each_ended_video_is_one_line_with_its_figures() -> None:
     clock = Clock()
     out = io.StringIO()

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from shell import analysis, result
+from shell import analysis, last_run, result
 from speech import write_wav
 
 import engine
@@ -283,3 +283,10 @@ def test_false_quotes_have_no_time_and_are_in_no_table(planted: Any) -> None:
     assert all(item["start"] is item["end"] is None for item in found)
     table = (output / "analysis.csv").read_text()
     assert "true 0 0" in table and "false" not in table
+
+
+def test_end_of_the_run_counts_what_was_said_and_what_was_not(planted: Any) -> None:
+    output, _ = planted
+    report = last_run(output)
+    assert report["items"] == {"exact": 200, "fuzzy": 0, "ungrounded": 200, "dropped": 0}
+    assert report["share_grounded"] == 0.5
