@@ -17,6 +17,7 @@ kills, calls, files.
 import logging
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ from engine.pools.monitor import Sample
 from engine.pools.pressure import Gauge, Pressure
 from engine.pools.sizing import Sizing
 from engine.pools.threads import CallOutcome
-from engine.records import Problem, State
+from engine.records import Grounding, Problem, State
 from engine.store.ledger import Ledger
 from engine.store.shelf import Shelf
 from engine.tally import Tally
@@ -82,6 +83,8 @@ class Loop:
         self.audio_done = 0.0  # seconds
         self.decoded_again = 0  # windows that failed a quality gate
         self.suspects = 0  # windows that still do
+        self.items: Counter[Grounding] = Counter()  # found in videos that have ended
+        self.dropped = 0  # items that did not fit their recipe
         self._setup = setup
         self._jobs = dict(jobs)
         self._shelf = shelf
@@ -301,6 +304,9 @@ class Loop:
         self.audio_done += 0.0 if job.read_back else job.decoded
         self.decoded_again += job.decoded_again
         self.suspects += len(result.transcript.suspects) if result.transcript else 0
+        for analysis in result.analyses:
+            self.items.update(item.grounding for item in (*analysis.items, *analysis.ungrounded))
+            self.dropped += analysis.dropped
         del self._jobs[number]
         shutil.rmtree(self._setup.speech.scratch / str(number), ignore_errors=True)
         self._tell(events.VideoFinished(result))

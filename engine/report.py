@@ -4,7 +4,6 @@ The exit code tells the truth: 0 only if everything asked for is there. Pure.
 """
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -118,7 +117,7 @@ def _figures(
         "memory_steps": loop.batches.shortage.steps if loop else [],
         **_usage(prepared, loop),
         **_calls(loop.calls if loop else None),
-        **_items(results),
+        **_items(loop),
         "llm_run": _spending(prepared.budget, prepared.budget.run),
         "llm_folder": _spending(prepared.budget, prepared.budget.folder),
     }
@@ -135,16 +134,15 @@ def _calls(calls: Calls | None) -> dict[str, float | None]:
     }
 
 
-def _items(results: Sequence[VideoResult]) -> dict[str, Any]:
+def _items(loop: Loop | None) -> dict[str, Any]:
     """What was found in the videos that this run ended, by how it was found again in the text."""
-    analyses = [a for result in results if not result.resumed for a in result.analyses]
-    items = [item for a in analyses for item in (*a.items, *a.ungrounded)]
-    kinds = Counter(item.grounding for item in items)
-    grounded = len(items) - kinds[Grounding.UNGROUNDED]
+    kinds: Mapping[Grounding, int] = loop.items if loop else {}
+    found = {kind.value: kinds.get(kind, 0) for kind in Grounding}
+    whole = sum(found.values())
+    grounded = whole - found[Grounding.UNGROUNDED]
     return {
-        "items": {kind.value: kinds[kind] for kind in Grounding}
-        | {"dropped": sum(analysis.dropped for analysis in analyses)},
-        "share_grounded": round(grounded / len(items), 4) if items else None,
+        "items": found | {"dropped": loop.dropped if loop else 0},
+        "share_grounded": round(grounded / whole, 4) if whole else None,
     }
 
 
