@@ -25,6 +25,7 @@ from engine.planning import Plan, plan
 from engine.pools import slot_worker
 from engine.pools.crew import RUN, environment
 from engine.pools.fitting import Fit
+from engine.pools.gpus import left_unused
 from engine.pools.hardware import snapshot
 from engine.pools.local import call_once, hush_resource_tracker
 from engine.pools.monitor import Monitor
@@ -242,8 +243,10 @@ def _announce(ready: Prepared, tell: OnEvent) -> None:
     )
     if ready.ledger.notice:
         tell(events.Notice(ready.ledger.notice))
-    for sentence in ready.sizing.left_out:
+    for sentence in (*left_unused(ready.hardware.notes), *ready.sizing.left_out):
         tell(events.Notice(sentence))
+    if ready.encoder.second_best:
+        tell(events.Notice(f"The encoder is {ready.encoder.name}: {ready.encoder.why}"))
     for problem in ready.found.problems:
         tell(events.Notice(problem.message))
     for result in ready.done:

@@ -59,6 +59,7 @@ def usage_line(figures: Mapping[str, Any]) -> str | None:
     shares = (
         ("slots_busy", "slots {:.0f} % busy"),
         ("slots_starved", "without a window {:.0f} %"),
+        ("windows_waited", "preparation ahead {:.0f} %"),
         ("batch_fill", "batches {:.0f} % full"),
         ("window_fill", "windows {:.0f} % full"),
         ("share_of_floor", "{:.0f} % of the GPU's limit"),

@@ -2,10 +2,14 @@
 
 import importlib.util
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 
+import engine
+from engine import events, setup
 from engine.errors import UsageError
+from engine.pools.hardware import snapshot
 from engine.setup import BEGUN_ENCODER
 from engine.speech.encoders import Means, choose
 from engine.store.ledger import Ledger
@@ -106,3 +110,19 @@ def test_plan_names_the_encoder_and_the_reason(reelmine, samples, tmp_path):
         "plan", samples / "moving_house.wav", "--model", model, "--encoder", "ctranslate2"
     )
     assert "encoder      ctranslate2: asked for" in done.stdout.splitlines()
+
+
+def test_run_says_why_it_goes_without_the_faster_encoder_and_what_it_could_not_read(
+    samples, tmp_path, monkeypatch
+):
+    bare = snapshot()
+    amx = replace(bare, cpu_features=frozenset({"amx_bf16"}), gpus=(), notes=("A note.",))
+    monkeypatch.setattr(setup, "snapshot", lambda: amx)
+    told = []
+    config = engine.Config(
+        output=tmp_path / "out", model=str(make_model(tmp_path / "fake", seconds=0.0))
+    )
+    assert engine.run([samples / "moving_house.wav"], config, told.append).exit_code == 0
+    notices = [event.text for event in told if isinstance(event, events.Notice)]
+    assert "A note." in notices
+    assert any(text.startswith("The encoder is ctranslate2: torch") for text in notices)

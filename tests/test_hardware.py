@@ -6,6 +6,7 @@ import pytest
 from machines import GIB, MIB, V1_MOUNTS, V2_MOUNT, machine, slices
 from machines import card as nvml_card
 
+from engine.pools import gpus
 from engine.pools.gpus import Gpu, free_now
 from engine.pools.hardware import Gauges, left_now, snapshot
 
@@ -313,3 +314,10 @@ def test_gauges_read_this_machine_and_close_twice():
     assert reading.gpus == (None,)  # no such card here: unknown, not idle
     gauges.close()
     gauges.close()
+
+
+def test_missing_nvidia_library_is_told_in_a_run_only_where_a_driver_is(tmp_path):
+    notes, driver = (gpus.NOT_INSTALLED, "SLURM_CPUS_PER_TASK=x"), tmp_path / "version"
+    assert gpus.left_unused(notes, driver) == ["SLURM_CPUS_PER_TASK=x"]
+    driver.touch()
+    assert gpus.left_unused(notes, driver) == list(notes)

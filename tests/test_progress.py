@@ -180,6 +180,7 @@ def test_end_tells_how_the_slots_were_used_and_leaves_out_what_is_not_known() ->
     figures = {
         "slots_busy": 0.966,
         "slots_starved": 0.0,
+        "windows_waited": 0.75,
         "batch_fill": None,
         "window_fill": 0.805,
         "share_of_floor": None,
@@ -188,7 +189,7 @@ def test_end_tells_how_the_slots_were_used_and_leaves_out_what_is_not_known() ->
     }
     text = shown(START, RunFinished(RunReport(0, (), figures=figures)))
     assert (
-        "slots 97 % busy, without a window 0 %, windows 80 % full, "
+        "slots 97 % busy, without a window 0 %, preparation ahead 75 %, windows 80 % full, "
         "transcribed in 0:00:58, predicted 0:01:01\n"
     ) in text
     assert "%" not in shown(START, RunFinished(RunReport(0, ())))

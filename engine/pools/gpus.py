@@ -8,10 +8,14 @@ Meaning of CUDA_VISIBLE_DEVICES: CUDA C++ Programming Guide, "CUDA environment v
 """
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
+
+NOT_INSTALLED = "GPUs are not known: nvidia-ml-py is not installed (pip install reelmine[gpu])"
+_DRIVER = Path("/proc/driver/nvidia/version")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +80,17 @@ def open_nvml() -> tuple[Any, str | None]:
     try:
         nvml = importlib.import_module("pynvml")
     except ImportError:
-        return None, "GPUs are not known: nvidia-ml-py is not installed (pip install reelmine[gpu])"
+        return None, NOT_INSTALLED
     try:
         nvml.nvmlInit()
     except nvml.NVMLError as error:
         return None, f"no NVIDIA GPU is known: {error}"
     return nvml, None
+
+
+def left_unused(notes: Iterable[str], driver: Path = _DRIVER) -> list[str]:
+    """Notes that a run tells; without a driver for GPUs, their missing library is no loss."""
+    return [note for note in notes if note != NOT_INSTALLED or driver.exists()]
 
 
 def _mig_handles(nvml: Any, handle: Any) -> list[Any] | None:

@@ -22,6 +22,7 @@ class Encoder:
 
     name: str
     why: str
+    second_best: bool = False  # a faster one cannot be had, and ``why`` says what is missing
 
     @property
     def torch_type(self) -> str | None:
@@ -74,9 +75,11 @@ def _best(means: Means) -> Encoder:
         return Encoder(
             CTRANSLATE2,
             f"torch is not installed; its encoder would use this processor's AMX units: {INSTALL}",
+            second_best=True,
         )
     if means.unknown is not None:
-        return Encoder(CTRANSLATE2, f"torch's cannot read this model: {means.unknown}")
+        why = f"torch's, which is faster here, cannot read this model: {means.unknown}"
+        return Encoder(CTRANSLATE2, why, second_best=True)
     return Encoder(TORCH + "bfloat16", "this processor multiplies bfloat16 in AMX units")
 
 
