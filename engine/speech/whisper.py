@@ -105,6 +105,8 @@ class Recognizer:
         ]
         outputs = self._generate(states, prompts, tokenizers[0], options, again=again)
         results = []
+        if options.word_timestamps:
+            states = on_host(states)  # once, not for each row
         for row, output in enumerate(outputs):
             tokens = output.sequences_ids[0]
             pieces = split(tokens, seconds[row], tokenizers[row])
@@ -274,8 +276,12 @@ def take(states: ctranslate2.StorageView, rows: Sequence[int]) -> ctranslate2.St
     """Some rows of a batch of states, as a batch of their own."""
     if list(rows) == list(range(states.shape[0])):
         return states
-    on_cpu = states.to_device(ctranslate2.Device.cpu) if states.device != "cpu" else states
-    return ctranslate2.StorageView.from_array(np.ascontiguousarray(np.array(on_cpu)[list(rows)]))
+    return ctranslate2.StorageView.from_array(np.asarray(on_host(states))[list(rows)])
+
+
+def on_host(states: ctranslate2.StorageView) -> ctranslate2.StorageView:
+    """The same in the host's memory."""
+    return states if states.device == "cpu" else states.to_device(ctranslate2.Device.cpu)
 
 
 def shorten_at_sentences(alignment: list[dict[str, Any]]) -> float:
