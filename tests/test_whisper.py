@@ -121,9 +121,10 @@ def test_word_times_are_the_pipelines(recognizer, audio, tiny_en):
     theirs = {(s.text, round(s.start)): s.words for s in segments if s.words and s.text.strip()}
     compared = 0
     for segment in ours:
-        for word, other in zip(
-            segment.words or (), theirs.get((segment.text, round(segment.start)), ()), strict=False
-        ):
+        found = theirs.get((segment.text, round(segment.start)))
+        if found is None:  # a tail that the pipeline drops
+            continue
+        for word, other in zip(segment.words or (), found, strict=True):
             assert word.word == other.word
             assert word.start == pytest.approx(other.start, abs=0.021)
             assert word.end == pytest.approx(other.end, abs=0.021)
