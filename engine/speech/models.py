@@ -110,18 +110,7 @@ def look_for(name: str | None, device_kind: str) -> ResolvedModel:
     """
     entry = known_model(name) if name else defaults(device_kind)[0]
     if entry is None and name and _REPOSITORY.fullmatch(name) and not _is_folder(name):
-        entry = KnownModel(
-            name,
-            (),
-            name,
-            None,
-            multilingual=True,
-            mels=80,
-            size=0,
-            files=(),
-            wheels=(),
-            remark=None,
-        )
+        entry = _uncatalogued(name)
     if entry is None:
         return resolve(name, device_kind)  # a folder, or nothing that can be fetched
     path, damaged = _on_this_machine(entry)
@@ -229,6 +218,22 @@ def _resolved(entry: KnownModel, path: Path, note: str | None) -> ResolvedModel:
         mels=entry.mels,
         note=note,
         identity=f"{entry.name}@{entry.revision}",
+    )
+
+
+def _uncatalogued(repository: str) -> KnownModel:
+    """Another repository of the hub, as most are: what of it is on this machine says more."""
+    return KnownModel(
+        name=repository,
+        aliases=(),
+        repository=repository,
+        revision=None,
+        multilingual=True,
+        mels=80,
+        size=0,
+        files=(),
+        wheels=(),
+        remark=None,
     )
 
 
