@@ -43,7 +43,7 @@ from engine.setup import (
 )
 from engine.signals import caught
 from engine.speech.encoders import Encoder
-from engine.speech.models import ResolvedModel, catalogue, resolve
+from engine.speech.models import ResolvedModel, catalogue, here
 from engine.store import fitted
 from engine.store.files import ScratchFolder, write_atomic
 from engine.store.recording import write_recording
@@ -109,11 +109,14 @@ def _read_back(result: VideoResult) -> VideoResult:
 
 
 def check_slots(config: Config) -> list[tuple[SlotPlan, bool, str]]:
-    """Open every slot there would be, one after the other: whether it works, and a sentence."""
+    """Open every slot there would be, one after the other: whether it works, and a sentence.
+
+    Fetches nothing: ModelError if the model, or without a name every default, is not here.
+    """
     config = checked(config)
     hush_resource_tracker()
     hardware = snapshot()
-    model = resolve(config.model, device_kind(config, hardware))
+    model = here(config.model, device_kind(config, hardware))
     fits, _ = fitted.recall(model.identity, config.compute_type)
     sizing, encoder = size_with_encoder(config, hardware, model, fits)
     with ScratchFolder(config.scratch) as scratch:

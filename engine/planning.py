@@ -1,7 +1,7 @@
 """What a run would do, and why, without doing it.
 
 In: paths and options. Out: a Plan, for people (`summary.plan_lines`) and programs. Looks into the
-containers and the ledger; loads no model, calls nobody, writes nothing.
+containers and the ledger; loads and fetches no model, calls nobody, writes nothing.
 """
 
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ class Plan:
 
 
 def plan(paths: Sequence[str | PathLike[str]], config: Config | None = None) -> Plan:
-    """What ``run`` would do; looks into the containers, loads no model, writes nothing."""
+    """What ``run`` would do; looks into the containers, fetches no model, writes nothing."""
     config = checked(config or Config())
     with ExitStack() as stack:
         ready = prepare(paths, config, stack, look=True)

@@ -26,7 +26,7 @@ from engine.pools.hardware import Hardware, snapshot
 from engine.pools.sizing import Sizing, size
 from engine.records import Problem, SpeechOptions, Video, VideoResult
 from engine.speech.encoders import Encoder, Means, choose
-from engine.speech.models import ResolvedModel, resolve
+from engine.speech.models import ResolvedModel, defaults, look_for, resolve
 from engine.speech.sources import Progress
 from engine.speech.weights import UnknownWeightsError, encoder_weights
 from engine.store import fitted
@@ -66,7 +66,8 @@ def prepare(
 ) -> Prepared:
     """Look at everything; the output folder stays locked until the stack closes.
 
-    ``look``: only look, so that the output folder is neither made nor locked nor written to.
+    ``look``: only look, so that the output folder is neither made nor locked nor written to, and
+    no model is fetched; nor is it where no video was found.
     ``on_fetch`` hears how many bytes of a model have been fetched, of how many.
     """
     answering = find_answering(config)
@@ -81,13 +82,13 @@ def prepare(
     stack.callback(ledger.close)
     asked = answering.endpoint
     budget = open_budget(config, asked.model if asked else None, ledger.spent())
-    model = _model(config, hardware, ledger, on_fetch)
+    model = _model(config, hardware, ledger, found, look=look, on_fetch=on_fetch)
     fits, damage = fitted.recall(model.identity, config.compute_type)
     if damage is not None:
         hardware = replace(hardware, notes=(*hardware.notes, damage))
     begun = ledger.get(BEGUN_ENCODER)
     sizing, encoder = size_with_encoder(config, hardware, model, fits, begun)
-    if encoder.name != begun:
+    if encoder.name != begun and found.videos:
         ledger.set(BEGUN_ENCODER, encoder.name)
     options = speech_options(config, model)
     shelf = Shelf(
@@ -157,6 +158,8 @@ def as_used(hardware: Hardware, sizing: Sizing) -> Hardware:
 
 def model_bytes(model: ResolvedModel) -> int | None:
     """Size of the weights; None if it cannot be told."""
+    if model.to_fetch is not None:
+        return model.to_fetch or None
     try:
         return (model.path / "model.bin").stat().st_size
     except OSError:
@@ -192,15 +195,38 @@ def speech_options(config: Config, model: ResolvedModel) -> SpeechOptions:
 
 
 def _model(
-    config: Config, hardware: Hardware, ledger: Ledger, on_fetch: Progress | None
+    config: Config,
+    hardware: Hardware,
+    ledger: Ledger,
+    found: Found,
+    *,
+    look: bool,
+    on_fetch: Progress | None,
 ) -> ResolvedModel:
     """The model asked for; without a name, the one this folder was begun with."""
     begun = ledger.get(DEFAULT_MODEL) if config.model is None else None
     kind = device_kind(config, hardware)
-    model = resolve(config.model or begun, kind, on_progress=on_fetch)
+    if not found.videos:
+        return replace(look_for(config.model or begun, kind), note=None)  # nobody will need it
+    if look:
+        model = look_for(config.model or begun, kind)
+    else:
+        model = resolve(config.model or begun, kind, on_progress=on_fetch)
     if config.model is None and begun is None:
         ledger.set(DEFAULT_MODEL, model.name)
-    return model
+    notes = filter(None, [begun and _better(begun, kind), model.note])
+    return replace(model, note=" ".join(notes) or None)
+
+
+def _better(begun: str, kind: str) -> str | None:
+    """A note where a folder was begun with less than the best default, which is kept for it."""
+    best, *others = [entry.name for entry in defaults(kind)]
+    if begun not in others:
+        return None
+    return (
+        f"Model {begun}, with which this folder was begun; --model {best} for the better one, which"
+        " transcribes everything anew."
+    )
 
 
 def size_with_encoder(
@@ -226,18 +252,24 @@ def _choose_encoder(
     config: Config, hardware: Hardware, model: ResolvedModel, begun: str | None
 ) -> Encoder:
     """The encoder for this machine and model; UsageError if it cannot be had."""
-    unknown = None
-    try:
-        encoder_weights(model.path)
-    except UnknownWeightsError as error:
-        unknown = str(error)
     means = Means(
         device_kind(config, hardware),
         hardware.cpu_features,
         importlib.util.find_spec("torch") is not None,
-        unknown,
+        _unreadable(model),
     )
     return choose(config.encoder, begun, means, sequential=config.mode == "sequential")
+
+
+def _unreadable(model: ResolvedModel) -> str | None:
+    """Why torch cannot take the encoder's weights; one that is to be fetched is taken for good."""
+    if model.to_fetch is not None:
+        return None
+    try:
+        encoder_weights(model.path)
+    except UnknownWeightsError as error:
+        return str(error)
+    return None
 
 
 def _without_strangers(found: Found, shelf: Shelf) -> Found:

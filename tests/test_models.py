@@ -20,6 +20,7 @@ import pytest
 
 from engine.errors import EXIT_USAGE, ModelError
 from engine.speech import catalog, models, sources
+from engine.store.ledger import Ledger
 
 ROOT = Path(__file__).parents[1]
 COMMIT = "a" * 40
@@ -71,6 +72,7 @@ class Site:
     def __init__(self):
         self.pages: dict[str, bytes] = {}
         self.asked: Counter[str] = Counter()
+        self.requests: list[str] = []  # all of them, also for what is not there
         self.ranges: list[str] = []
         self.cut: int | None = None  # bytes of a model.bin after which nothing more comes
         self.silent = False
@@ -120,6 +122,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.site.ended.wait(60)
             return
         path = self.path.partition("?")[0]
+        self.site.requests.append(path)
         data = self.site.pages.get(path)
         if data is None:
             self.send_response(404)
@@ -706,6 +709,82 @@ def test_a_repository_that_does_not_exist_says_so(world):
     world(model_toml("small"))
     with pytest.raises(ModelError, match="the hub has no such repository"):
         models.resolve("acme/nothing", "cpu")
+
+
+# --- the command ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ([], "Model small would be fetched first, 486 MB."),
+        (["--model", "base"], "Model base would be fetched first, 148 MB."),
+        (["--model", "large-v1"], "Model large-v1 would be fetched first, 3,090 MB."),
+        (["--model", "acme/own"], "Model acme/own would be fetched first, size unknown."),
+    ],
+)
+def test_plan_says_what_would_be_fetched_and_fetches_nothing(
+    world, tmp_path, site, reelmine, samples, words, line
+):
+    plan = ["plan", samples / "coffee_shop.mp4", "--device", "cpu", "--no-analysis"]
+    done = reelmine(*plan, *words)
+    assert done.returncode == 0, done.stderr
+    assert f"\nmodel        {line}\n" in done.stdout
+    assert "1 to do" in done.stdout
+    assert "slot cpu:0" in done.stdout
+    assert site.requests == []
+    assert not (tmp_path / "cache" / "models").exists()
+
+
+def test_plan_without_the_best_default_names_the_one_that_is_here(world, tmp_path, site):
+    world(model_toml("small"), model_toml("base"), cpu=["small", "base"])
+    put(own(tmp_path, "base"))
+    found = models.look_for(None, "cpu")
+    assert (found.name, found.to_fetch) == ("small", sum(map(len, FILES.values())))
+    assert found.note is not None
+    assert found.note.endswith("; if it cannot be had, base is taken.")
+    assert models.here(None, "cpu") == models.resolve("base", "cpu")
+    assert site.requests == []
+
+
+def test_doctor_names_the_command_and_fetches_nothing(world, site, reelmine):
+    done = reelmine("doctor", "--quiet", env={"REELMINE_MODEL": "base"})
+    assert done.returncode == 1
+    assert done.stdout.split() == (
+        "BROKEN slots base is not on this machine: `reelmine models get base` fetches it.".split()
+    )
+    assert site.requests == []
+
+
+@pytest.mark.parametrize(
+    ("begun", "better"),
+    [("base", True), ("small", False), ("large-v3-turbo", False)],  # the last: begun on a GPU
+)
+def test_folder_begun_with_less_than_the_default_says_so(
+    world, tmp_path, reelmine, samples, begun, better
+):
+    ledger = Ledger(tmp_path / "out")
+    ledger.set("default_model", begun)
+    ledger.commit()
+    ledger.close()
+    done = reelmine("plan", samples / "coffee_shop.mp4", "--device", "cpu", "-o", "out")
+    assert done.returncode == 0, done.stderr
+    note = f"Model {begun}, with which this folder was begun; --model small for the better one,"
+    assert (note in done.stdout) is better
+    assert f"Model {begun} would be fetched first" in done.stdout
+
+
+def test_models_get_tells_what_is_to_be_known_of_the_model(world, site, reelmine):
+    files = {**FILES, "vocabulary.txt": b"a\n" * 51_864}
+    site.add_repository("acme/own-whisper", files)
+    info = site.pages["/api/models/acme/own-whisper"]
+    site.pages["/api/models/acme/own-whisper/revision/main"] = info
+    done = reelmine("models", "get", "acme/own-whisper")
+    assert done.returncode == 0, done.stderr
+    place, note = done.stdout.splitlines()
+    assert place.startswith("acme/own-whisper is in ")
+    assert note.startswith("Model acme/own-whisper comes from the hub unchecked")
+    assert reelmine("models", "get", "acme/own-whisper", "--quiet").stdout == ""
 
 
 # --- what it must not do ---------------------------------------------------------------------

@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from filelock import FileLock
@@ -44,9 +44,12 @@ from engine.store.keys import fingerprint
 __all__ = [
     "ResolvedModel",
     "catalogue",
+    "defaults",
     "find_models_folder",
     "get",
+    "here",
     "known",
+    "look_for",
     "path_of",
     "resolve",
 ]
@@ -56,7 +59,7 @@ _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")  # "org/name" on the hub
 
 @dataclass(frozen=True, slots=True)
 class ResolvedModel:
-    """A model that is on this machine, ready to be opened."""
+    """A model that is on this machine, ready to be opened; unless it was only looked for."""
 
     name: str
     path: Path  # folder with model.bin, config.json, tokenizer.json, vocabulary.*
@@ -65,6 +68,7 @@ class ResolvedModel:
     mels: int  # rows of the log-mel spectrogram it reads
     note: str | None  # one line for people: why this model, or that it is unchecked
     identity: str  # goes into result keys: other weights, other identity
+    to_fetch: int | None = None  # bytes that a run would fetch first (0: not known); None: is here
 
 
 class _NotToBeHad(ModelError):
@@ -96,6 +100,34 @@ def resolve(
     raise ModelError(
         f"There is no model {name!r}; known are {', '.join(catalogue())};"
         " or give a folder with a converted model, or a hub repository (org/name)."
+    )
+
+
+def look_for(name: str | None, device_kind: str) -> ResolvedModel:
+    """What ``resolve`` would give, without fetching: what is not here says so in ``to_fetch``.
+
+    Of such a model everything else is as the catalogue has it; of another repository it is a guess.
+    """
+    entry = known_model(name) if name else defaults(device_kind)[0]
+    if entry is None and name and _REPOSITORY.fullmatch(name) and not _is_folder(name):
+        entry = _uncatalogued(name)
+    if entry is None:
+        return resolve(name, device_kind)  # a folder, or nothing that can be fetched
+    path, damaged = _on_this_machine(entry)
+    if path is not None:
+        return resolve(entry.name, device_kind)
+    return _absent(entry, damaged, defaults(device_kind)[1:] if name is None else ())
+
+
+def here(name: str | None, device_kind: str) -> ResolvedModel:
+    """A model that is on this machine: the one named, or the best default; else ModelError."""
+    names = [name] if name else [entry.name for entry in defaults(device_kind)]
+    for each in names:
+        model = look_for(each, device_kind)
+        if model.to_fetch is None:
+            return model
+    raise ModelError(
+        f"{names[0]} is not on this machine: `reelmine models get {names[0]}` fetches it."
     )
 
 
@@ -187,6 +219,38 @@ def _resolved(entry: KnownModel, path: Path, note: str | None) -> ResolvedModel:
         note=note,
         identity=f"{entry.name}@{entry.revision}",
     )
+
+
+def _uncatalogued(repository: str) -> KnownModel:
+    """Another repository of the hub, as most are: what of it is on this machine says more."""
+    return KnownModel(
+        name=repository,
+        aliases=(),
+        repository=repository,
+        revision=None,
+        multilingual=True,
+        mels=80,
+        size=0,
+        files=(),
+        wheels=(),
+        remark=None,
+    )
+
+
+def _absent(
+    entry: KnownModel, damaged: Sequence[str], others: Sequence[KnownModel]
+) -> ResolvedModel:
+    """A model as it will be when it has been fetched."""
+    size = f"{entry.size / 1e6:,.0f} MB" if entry.size else "size unknown"
+    here_too = next((other.name for other in others if _seen(other)), None)
+    otherwise = f"; if it cannot be had, {here_too} is taken" if here_too else ""
+    notes = [f"{damage}." for damage in damaged]
+    notes.append(f"Model {entry.name} would be fetched first, {size}{otherwise}.")
+    model = _resolved(entry, _home(entry), " ".join(notes))
+    if not entry.files:
+        identity = f"{entry.repository}@{entry.revision}"
+        model = replace(model, checked=False, identity=identity)
+    return replace(model, to_fetch=entry.size)
 
 
 def _on_this_machine(entry: KnownModel) -> tuple[Path | None, tuple[str, ...]]:

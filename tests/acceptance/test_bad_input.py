@@ -121,6 +121,19 @@ def test_bad_file_alone_is_exit_1_too(mess: Path, tmp_path: Path, fake: Path, na
     assert "Traceback" not in done.stdout + done.stderr
 
 
+def test_misspelt_name_is_told_before_any_model_is_wanted(
+    reelmine: Reelmine, tmp_path: Path
+) -> None:
+    nowhere = {"REELMINE_CACHE": str(tmp_path / "cache"), "HF_HOME": str(tmp_path / "hf")}
+    offline = {"HF_HUB_OFFLINE": "1", "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path)}
+    done = reelmine("run", "missing.mp4", "-o", "out", env={**nowhere, **offline})
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "missing.mp4 does not exist; check the spelling" in done.stdout
+    assert "fetched" not in done.stdout
+    assert not (tmp_path / "cache" / "models").exists()
+    assert last_run(tmp_path / "out")["exit_code"] == 1
+
+
 def test_bad_files_are_met_in_a_folder_as_well(
     samples: Path, fake: Path, tmp_path: Path, reelmine: Reelmine
 ) -> None:
