@@ -5,7 +5,8 @@ efficiency, the serial share, the setting to use. Each run is the engine's own, 
 into an empty folder that is removed. Knows nothing about terminals; plot.py draws the picture.
 
 On a CPU a run with fewer slots also gets fewer cores, so that a slot has as many threads as in the
-full plan: else one slot would have all cores, and nothing would be compared.
+full plan: else one slot would have all cores, and nothing would be compared. A user's run with as
+many slots has all cores, so the advice says on how many it was measured.
 """
 
 import os
@@ -16,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
+from types import MappingProxyType
 
 from engine import values
 from engine.api import Paths, Plan, plan, run
@@ -30,6 +32,7 @@ from engine.terminal import count, printable
 ENOUGH = 1.03  # a setting within 3 % of the fastest is as good
 _QUIET = 0.25  # load a core; above it the figures are also those of other programs
 _READ = 1 << 24  # bytes
+_ALL_CORES: Mapping[int, int | None] = MappingProxyType({})
 
 
 class BenchError(ReelmineError):
@@ -85,18 +88,19 @@ def measure(
         counts = sorted({1, *(slots or up_to(len(made.sizing.slots)))})
         _check(made)
         _read(resolve(config.model, device_kind(config, snapshot())).path)
+        cores = {number: _cores_for(made, number) for number in counts}
         taken: dict[int, list[float]] = {number: [] for number in counts}
         audio, load = 0.0, _load()
         for turn in range(rounds):
             for number in counts if turn % 2 == 0 else reversed(counts):
                 output = Path(scratch, f"{number}-{turn}")
                 asked = replace(config, slots=number, output=output, output_format=("json",))
-                seconds, report = _one(paths, asked, _cores_for(made, number))
+                seconds, report = _one(paths, asked, cores[number])
                 audio = float(report.figures["audio_seconds"])
                 taken[number].append(seconds)
                 on_run(number, seconds)
     times = {number: median(seconds) for number, seconds in taken.items()}
-    return replace(scaling(times, audio, made.model, len(made.sizing.slots)), load=load)
+    return replace(scaling(times, audio, made.model, len(made.sizing.slots), cores), load=load)
 
 
 def up_to(most: int) -> tuple[int, ...]:
@@ -117,8 +121,17 @@ def numbers(written: str) -> tuple[int, ...]:
 # --- what the times say ------------------------------------------------------------------------
 
 
-def scaling(times: Mapping[int, float], audio: float, model: str, usual: int) -> Scaling:
-    """From seconds by slots, one of them 1; ``usual``: the slots there are without --slots."""
+def scaling(
+    times: Mapping[int, float],
+    audio: float,
+    model: str,
+    usual: int,
+    cores: Mapping[int, int | None] = _ALL_CORES,
+) -> Scaling:
+    """From seconds by slots, one of them 1; ``usual``: the slots there are without --slots.
+
+    ``cores``: by slots, those that a run was limited to; None, or not there: it had all.
+    """
     alone = times[1]
     measurements = tuple(
         Measurement(
@@ -129,7 +142,9 @@ def scaling(times: Mapping[int, float], audio: float, model: str, usual: int) ->
     )  # fmt: skip
     share = serial_share({m.slots: m.speed_up for m in measurements})
     best = recommended(times)
-    return Scaling(measurements, share, best, _advice(measurements, best, usual), model, audio)
+    return Scaling(
+        measurements, share, best, _advice(measurements, best, usual, cores), model, audio
+    )
 
 
 def serial_share(speed_ups: Mapping[int, float]) -> float | None:
@@ -150,16 +165,23 @@ def recommended(times: Mapping[int, float]) -> int:
     return min(number for number, seconds in times.items() if seconds <= ENOUGH * fastest)
 
 
-def _advice(measurements: Sequence[Measurement], best: int, usual: int) -> str:
+def _advice(
+    measurements: Sequence[Measurement], best: int, usual: int, cores: Mapping[int, int | None]
+) -> str:
     speed = {m.slots: m.speed_up for m in measurements}
     if len(measurements) == 1:
         return "There is nothing to compare: only one slot was measured."
-    gain = f"{speed[best]:.2f} times as fast as one"
+    one = f"one{_on(cores.get(1))}"
     if best == 1:
-        return "Use --slots 1: more slots were not faster with these videos."
+        return f"Use --slots 1: more slots were not faster than {one} with these videos."
+    gain = f"{speed[best]:.2f} times as fast{_on(cores.get(best))} as {one}"
     if best == usual:
         return f"Leave --slots out: the {best} slots it gives are {gain}."
     return f"Use --slots {best}: {gain}, and no more of those measured were faster by 3 %."
+
+
+def _on(cores: int | None) -> str:
+    return f" on {count(cores, 'core')}" if cores else ""
 
 
 def lines(found: Scaling) -> list[str]:
@@ -239,6 +261,8 @@ def _cores_for(made: Plan, slots: int) -> int | None:
     """Cores that leave each of so many slots the threads it has in the plan; None: all."""
     planned = made.sizing.slots
     if not planned[0].device.startswith("cpu") or slots >= len(planned):
+        return None
+    if not hasattr(os, "sched_setaffinity"):  # as of `limited`: it had all, whatever was wanted
         return None
     return slots * planned[0].threads
 

@@ -366,7 +366,10 @@ class Loop:
 
     @property
     def batch_fill(self) -> float | None:
-        """Rows used over rows offered, over batches that could have been full."""
+        """Rows used over rows offered, over batches that could have been full.
+
+        What the slots share out among themselves when no more windows will come does not count.
+        """
         offered = self._schedule.fill_offered
         return self._schedule.fill_used / offered if offered else None
 

@@ -28,6 +28,7 @@ class Curve:
     joined: bool = True
     dashed: bool = False
     steps: bool = False  # a value holds until the next point
+    beside: Sequence[str] = ()  # what stands at each marked point; empty: its value
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,10 @@ class _Frame:
 
 
 def svg(found: Scaling) -> str:
-    """Points for what was measured, a line for the ideal, a curve for Amdahl's law."""
+    """Points for what was measured, a line for the ideal, a curve for Amdahl's law.
+
+    Beside each point stand its speed-up and, as a share of the ideal, its efficiency.
+    """
     most = max(m.slots for m in found.measurements)
     drawn = [Curve("ideal", [(1, 1), (most, most)], dashed=True)]
     if (share := found.serial_share) is not None:
@@ -53,9 +57,10 @@ def svg(found: Scaling) -> str:
         law = [(n, 1 / (share + (1 - share) / n)) for n in across]
         drawn.append(Curve(f"serial share {share:.1%}", law))
     measured = [(m.slots, m.speed_up) for m in found.measurements]
-    drawn.append(Curve("measured", measured, marked=True, joined=False))
+    told = [f"{m.speed_up:.2f} ({m.efficiency:.0%})" for m in found.measurements]
+    drawn.append(Curve("measured (efficiency)", measured, marked=True, joined=False, beside=told))
     marks = _whole_marks(most)
-    return curves(f"Speed-up with {found.model}", "slots", "speed-up", drawn, marks)
+    return curves(f"Speed-up and efficiency with {found.model}", "slots", "speed-up", drawn, marks)
 
 
 def curves(
@@ -101,10 +106,11 @@ def _drawn(frame: _Frame, curve: Curve, colour: str) -> Iterator[str]:
         yield _line(_stairs(placed) if curve.steps else placed, colour, dashed=curve.dashed)
     if not curve.marked:
         return
-    for (x, y), (_, value) in zip(placed, curve.points, strict=True):
+    told = curve.beside or [f"{value:.2f}" for _, value in curve.points]
+    for (x, y), text in zip(placed, told, strict=True):
         yield f'<circle cx="{x}" cy="{y}" r="5" fill="{colour}"/>'
-        anchor = "end" if x > _WIDTH - _RIGHT - 30 else "start"
-        yield _text(x, y - 10, f"{value:.2f}", anchor, colour=colour)
+        anchor = "end" if x > _WIDTH - _RIGHT - 8 * len(text) else "start"
+        yield _text(x, y - 10, text, anchor, colour=colour)
 
 
 def _stairs(placed: Sequence[tuple[float, float]]) -> Iterator[tuple[float, float]]:

@@ -367,11 +367,13 @@ class Schedule:
         return [] if video is None else [slot.advance(video, now)]
 
     def _give_batch(self, slot: Place, now: float) -> list[Action]:
+        available = self._windows.available
         units = self._windows.take_batch()
         if not units:
             units = self._windows.pick(self._batch_for(slot, now), self._videos.rank)
         if not units:
             return []
+        self._note_fill(slot, len(units), available)
         self._batches += 1
         return [slot.decode(Batch(self._batches, units), now)]
 
@@ -384,16 +386,24 @@ class Schedule:
         """
         available = self._windows.available
         slots = self._open(self._slots)
-        full = slot.batch_size
-        if self._pressure is Pressure.BATCH:
-            full = max(1, full // 2)
+        full = self._full(slot)
         count = min(full, available)
         if slot.batches:
             count = full if available >= full * len(slots) else 0
         elif not self._reading:
             left = available + sum(other.left(now) for other in slots)
             count = min(count, max(1, ceil(left / len(slots))))
-        if count and available >= full:
-            self.fill_used += count
-            self.fill_offered += full
         return count
+
+    def _full(self, slot: Place) -> int:
+        """Windows of a full batch."""
+        halved = self._pressure is Pressure.BATCH
+        return max(1, slot.batch_size // 2) if halved else slot.batch_size
+
+    def _note_fill(self, slot: Place, count: int, available: int) -> None:
+        """A batch counts if it could have been full, unless less is the slot's share of the end."""
+        full = self._full(slot)
+        shared = count < full and not slot.batches and not self._reading
+        if available >= full and not shared:
+            self.fill_used += min(count, full)
+            self.fill_offered += full

@@ -66,6 +66,29 @@ def test_fewest_slots_that_are_as_good_as_the_fastest_are_advised(
     assert found.advice.startswith(advice)
 
 
+@pytest.mark.parametrize(
+    ("times", "advice"),
+    [
+        (
+            {1: 80.0, 2: 41.0, 4: 21.0},
+            "Leave --slots out: the 4 slots it gives are 3.81 times as fast as one on 1 core.",
+        ),
+        (
+            {1: 80.0, 2: 41.0, 4: 40.5},
+            "Use --slots 2: 1.95 times as fast on 2 cores as one on 1 core, and no more of those",
+        ),
+        (
+            {1: 80.0, 2: 79.0},
+            "Use --slots 1: more slots were not faster than one on 1 core with these videos.",
+        ),
+    ],
+)
+def test_advice_says_on_how_many_cores_it_was_measured(
+    times: dict[int, float], advice: str
+) -> None:
+    assert bench.scaling(times, 400.0, "tiny", 4, {1: 1, 2: 2, 4: None}).advice.startswith(advice)
+
+
 @pytest.mark.parametrize(("load", "told"), [(1.4, True), (0.1, False), (None, False)])
 def test_figures_of_a_busy_machine_are_told_not_to_be_trusted(
     load: float | None, told: bool
@@ -87,8 +110,9 @@ def test_picture_is_svg_with_a_point_for_each_measurement() -> None:
     circles = [e for e in picture if e.tag.endswith("circle")]
     texts = [e.text for e in picture if e.tag.endswith("text")]
     assert len(circles) == 3
-    assert "Speed-up with <tiny> & more" in texts
-    assert {"1.00", "1.95", "5.71"} <= set(texts)
+    assert "Speed-up and efficiency with <tiny> & more" in texts
+    assert {"1.00 (100%)", "1.95 (98%)", "5.71 (71%)"} <= set(texts)
+    assert "measured (efficiency)" in texts  # what is in brackets
     heights = [float(c.get("cy", "0")) for c in circles]
     assert heights == sorted(heights, reverse=True)  # faster is higher
     alone = ET.fromstring(svg(bench.scaling({1: 80.0}, 400.0, "tiny", 1)))
@@ -184,3 +208,4 @@ def test_fewer_slots_on_a_cpu_get_fewer_cores_for_a_while_only(tmp_path, samples
     assert [slots for slots, _ in seen] == [1, 2, 2, 1]
     assert os.sched_getaffinity(0) == before
     assert found.audio > 0
+    assert "one on 1 core" in found.advice

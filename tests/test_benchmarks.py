@@ -13,6 +13,7 @@ from shell import ROOT
 from engine import floor
 from engine.pools.hardware import snapshot
 from engine.records import SpeechOptions
+from engine.speech.models import resolve
 from engine.speech.whisper import Recognizer
 from engine.testing.server import Server
 from engine.testing.transcriber import make_model
@@ -168,6 +169,125 @@ def test_folder_times_whole_processes_and_compares_their_text(tiny_en, tmp_path)
     assert ours["cpu"] > 0
     assert len(peer["walls"]) == 1
     assert (ours["error_rate"] is None) == (not (SPEECH / "manifest.tsv").is_file())
+
+
+@pytest.fixture
+def folder(common):
+    return importlib.import_module("folder")
+
+
+def short_clips(common, place):
+    """Five clips, of which three are of 3 to 10 s; a clip's file holds its reference."""
+    clips = []
+    for name, seconds in (("a", 2.9), ("b", 3.0), ("c", 5.5), ("d", 10.0), ("e", 10.1)):
+        path = place / f"{name}.flac"
+        path.write_text(name)
+        clips.append(common.Clip(path, seconds, "en", "read", name))
+    return clips
+
+
+def copied(folder, clips, place, number, seed=1):
+    place.mkdir()
+    return folder.copy_clips(clips, place, number, seed)
+
+
+def test_short_clips_come_again_under_other_names_after_all_have_come(common, folder, tmp_path):
+    clips = short_clips(common, tmp_path)
+    made = copied(folder, clips, tmp_path / "seven", 7)
+    assert len({recording.path for recording in made}) == 7
+    assert [recording.path.read_text() for recording in made] == [r.reference for r in made]
+    said = [recording.reference for recording in made]
+    assert sorted(said[:3]) == sorted(said[3:6]) == ["b", "c", "d"]
+    assert {r.reference: r.seconds for r in made} == {"b": 3.0, "c": 5.5, "d": 10.0}
+    assert len(copied(folder, clips, tmp_path / "two", 2)) == 2
+    with pytest.raises(SystemExit, match="--clips"):
+        copied(folder, clips[:1], tmp_path / "none", 7)
+
+
+def test_order_of_short_clips_is_the_same_for_the_same_seed_only(common, folder, tmp_path):
+    clips = short_clips(common, tmp_path)
+    first, again, other = (
+        [r.reference for r in copied(folder, clips, tmp_path / str(number), 12, seed)]
+        for number, seed in enumerate([1, 1, 2])
+    )
+    assert first == again != other
+
+
+def test_clips_without_a_number_are_200_and_none_is_refused(folder, capsys):
+    parse = folder._parser().parse_args
+    assert parse([]).clips is None
+    assert parse(["--clips", "--models", "base"]).clips == 200
+    assert parse(["--clips", "20"]).clips == 20
+    with pytest.raises(SystemExit):
+        parse(["--clips", "0"])
+    assert "--clips" in capsys.readouterr().err
+
+
+def raced(**walls):
+    """Figures of contestants by their wall seconds: nothing else is amiss."""
+    same = {"walls": [1.0], "same_text": True, "error_rate": 9.0}
+    fills = {"batch_fill": 1.0, "window_fill": 0.8}
+    return {key.replace("_", "-"): {"wall": wall, **same, **fills} for key, wall in walls.items()}
+
+
+@pytest.mark.parametrize(
+    ("key", "model", "one", "two"),
+    [
+        ("ours", "tiny.en", 2.5, 1.15),
+        ("plain", "base", 2.5, 1.15),
+        ("torch", "tiny.en", 4.0, 2.0),
+        ("torch", "base", 4.0, 2.5),
+    ],
+)
+def test_each_contestant_is_judged_by_its_own_targets(folder, key, model, one, two):
+    found = raced(**{key: 10.0}, one=10 * one, two=10 * two + 5, two_8=10 * two)
+    gates = [gate for gate in folder._gates(model, found) if "times" in gate.name]
+    assert [gate.passed for gate in gates] == [True, True]
+    wanted = [f"{model}, {folder.WAYS[key].name}: at least {n:g} times as fast" for n in (one, two)]
+    assert [gate.name.partition(" as Batched")[0] for gate in gates] == wanted
+    assert [gate.detail for gate in gates] == [
+        f"{one:.2f} times as fast",
+        f"{two:.2f} times as fast",
+    ]
+    assert "batch 8" in gates[1].name  # the faster of the two
+    slower = folder._gates(model, found | raced(**{key: 10.1}))
+    assert [gate.passed for gate in slower if "times" in gate.name] == [False, False]
+
+
+@pytest.mark.parametrize(("fill", "passed"), [(0.99, [True]), (0.98, [False]), (None, [])])
+def test_batches_of_ours_have_to_be_full_where_that_is_known(folder, fill, passed):
+    found = raced(ours=10.0)
+    found["ours"]["batch_fill"] = fill
+    gates = [gate for gate in folder._gates("base", found) if "batch fill" in gate.name]
+    assert [gate.passed for gate in gates] == passed
+    assert all(gate.detail == f"{fill:.3f}" for gate in gates)
+
+
+def test_table_has_the_fills_of_ours_and_a_dash_for_the_peer(folder, capsys):
+    found = raced(ours=10.0, one=30.0)
+    found["one"] |= {"batch_fill": None, "window_fill": None}
+    for figure in found.values():
+        figure |= {"cpu": 1.0, "others": 0.0}
+    folder._print("base", found, 60.0)
+    lines = capsys.readouterr().out.splitlines()
+    head, _, ours, peer = ([c.strip() for c in line.split("|")] for line in lines if "|" in line)
+    columns = [head.index("batch fill"), head.index("window fill")]
+    assert [ours[column] for column in columns] == ["1.000", "0.800"]
+    assert [peer[column] for column in columns] == ["-", "-"]
+
+
+def test_run_of_ours_takes_the_batch_size_and_tells_its_fills(
+    common, folder, samples, monkeypatch, tmp_path
+):
+    model = resolve(str(make_model(tmp_path / "fake", seconds=0.02)), "cpu")
+    monkeypatch.chdir(tmp_path)  # where a model of that name lies
+    clip = common.Recording(samples / "bad_heist.mkv", 60.0, "")
+    given = folder._parser().parse_args(["--batch-size", "1", "--only", "ours", "--rounds", "1"])
+    monkeypatch.setattr(folder, "ATTEMPTS", 1)
+    [run] = folder._race(model, [clip], tmp_path, given)["ours"]
+    assert run.texts[0]
+    assert run.batch_fill == 1  # there are not windows enough for a larger batch to be counted
+    assert 0 < run.window_fill < 1
 
 
 @needs_speech

@@ -55,6 +55,24 @@ def test_batches_are_full_while_a_full_one_can_be_had():
     assert sizes.count(16) > 0.9 * len(sizes)
 
 
+def test_what_is_shared_out_at_the_end_is_no_batch_that_could_have_been_full():
+    replay = Replay({0: 57}, {"cuda:0": 16, "cuda:1": 16}, prepare_seconds=0.0)
+    replay.run()
+    assert [len(units) for _, _, units in replay.batches[-2:]] == [12, 8]  # of 20 that were left
+    assert replay.schedule.fill_used == replay.schedule.fill_offered == 32
+
+
+def test_batch_of_a_video_that_is_tried_again_is_not_full():
+    plain, killed = (
+        Replay({0: 15, 1: 65}, {"cuda:0": 16}, kills=lambda action, n=n: action.batch == n)
+        for n in (0, 1)
+    )
+    for replay in (plain, killed):
+        replay.run()
+    assert plain.schedule.fill_used == plain.schedule.fill_offered
+    assert killed.schedule.fill_used < killed.schedule.fill_offered
+
+
 def test_what_is_left_at_the_end_is_dealt_out_evenly():
     replay = Replay({0: 4}, {"cpu:0": 4, "cpu:1": 4}, prepare_seconds=0.0)
     replay.run()
