@@ -15,13 +15,14 @@ import pytest
 
 from engine import errors
 from engine.config import Config
-from engine.llm import retry
+from engine.llm import network, retry
 from engine.llm.budget import Budget
 from engine.llm.client import CONNECT_ATTEMPTS, SERVER_ATTEMPTS, Client, open_client
 from engine.llm.endpoint import find_endpoint, host_of, is_loopback, read_key
 from engine.llm.exchanges import Allowance, Exchange, Sent
 from engine.llm.wire import Answer, Style, adapt, read_reply, scrub
 from engine.records import Spent
+from engine.testing.faults import mute
 from engine.testing.server import Canned, Request, Script, Server
 
 ASKED = [{"role": "user", "content": "?"}]
@@ -606,6 +607,85 @@ def test_every_exchange_is_told_when_it_begins_and_when_it_ends() -> None:
     assert ended[0].asked == 0.0
     assert ended[1].requests_granted is None
     assert all(exchange.began < exchange.ended for exchange in ended)
+
+
+@pytest.mark.parametrize(
+    ("most", "call_timeout", "error", "exchanges"),
+    [(0.2, 30.0, errors.UnreachableError, CONNECT_ATTEMPTS), (10.0, 0.3, errors.CallTimeout, 1)],
+)
+def test_connection_that_is_never_made_is_no_sign_of_a_slow_server(
+    monkeypatch: pytest.MonkeyPatch,
+    most: float,
+    call_timeout: float,
+    error: type[errors.CallError],
+    exchanges: int,
+) -> None:
+    monkeypatch.setattr(network, "MAX_CONNECT", most)
+    told: list[Sent | Exchange] = []
+    with mute() as url:
+        client = Client(url, None, "m", call_timeout=call_timeout)
+        client.listen(told.append)
+        with pytest.raises(error, match=host_of(url)):
+            client.chat(ASKED, SCHEMA, 64)
+        client.close()
+    ended = [entry for entry in told if isinstance(entry, Exchange)]
+    assert [(exchange.status, exchange.timed_out) for exchange in ended] == [
+        (None, False)
+    ] * exchanges
+
+
+# when the endpoint is of no use
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_thread_that_would_try_again_asks_nobody_after_another_found_out(status: int) -> None:
+    ended: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            client.chat(ASKED, SCHEMA, 64)
+        except errors.CallError as error:
+            ended.append(error)
+
+    def told(entry: Sent | Exchange) -> None:
+        if isinstance(entry, Exchange) and entry.status == 500:  # the first thread will ask again
+            second.start()
+            second.join(20.0)
+
+    with Server(script=[500, status, FINE, FINE]) as server:
+        client = Client(server.url, None, "m", call_timeout=30.0)
+        client.listen(told)
+        second = threading.Thread(target=ask)
+        ask()
+        with pytest.raises(errors.EndpointError):
+            client.chat(ASKED, SCHEMA, 64)
+        client.close()
+        assert len(server.requests) == 2
+    assert [type(error) for error in ended] == [errors.EndpointError] * 2
+    assert str(ended[0]) == str(ended[1])
+
+
+def test_thread_that_waits_for_its_share_of_the_budget_asks_nobody_either() -> None:
+    budget = Budget("m", max_tokens=200)
+    ended: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            client.chat(ASKED, SCHEMA, 64)
+        except errors.CallError as error:
+            ended.append(error)
+
+    with Server(script=[401, FINE], latency=0.3) as server:
+        client = Client(server.url, None, "m", call_timeout=30.0, budget=budget)
+        threads = [threading.Thread(target=ask) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20.0)
+        client.close()
+        assert len(server.requests) == 1
+    assert [type(error) for error in ended] == [errors.EndpointError] * 2
+    assert budget.own == Spent()
 
 
 def test_pause_told_to_one_call_holds_the_others() -> None:

@@ -13,7 +13,7 @@ import httpcore2
 import httpx2
 import pytest
 
-from engine.llm import lookup
+from engine.llm import lookup, network
 from engine.llm.deadline import within
 from engine.llm.lookup import Lookups
 from engine.llm.transport import DeadlineTransport, _translated, self_check
@@ -188,6 +188,16 @@ def test_server_that_never_answers_tls_is_left_at_the_deadline(
         http.get(url)
 
 
+def test_server_that_never_answers_tls_counts_as_unreachable_long_before_a_late_deadline(
+    serve: Callable[[Behave], RawServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network, "MAX_CONNECT", 0.3)
+    url = serve(hang).url("https")
+    refused = pytest.raises(httpx2.ConnectError, match=r"the TLS handshake took more than 0\.3 s")
+    with client(url) as http, within(30.0), refused:
+        http.get(url)
+
+
 def test_refused_connection_is_a_connect_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
@@ -328,6 +338,9 @@ def test_lookup_that_hangs_holds_one_thread_and_nobody_else(
             with within(0.2), pytest.raises(httpx2.ConnectTimeout, match=r"llm\.test"):
                 http.get("http://llm.test/")
             assert time.monotonic() - began < 0.2 + LATE
+        monkeypatch.setattr(network, "MAX_CONNECT", 0.2)
+        with within(30.0), pytest.raises(httpx2.ConnectError, match=r"looking up llm\.test"):
+            http.get("http://llm.test/")
     assert threading.active_count() == before + 1
     ended.set()
     for thread in threading.enumerate():

@@ -25,7 +25,7 @@ import openai
 from engine import errors
 from engine.config import Config
 from engine.llm import retry, wire
-from engine.llm.budget import Budget
+from engine.llm.budget import Account, Budget
 from engine.llm.deadline import Scope, current, within
 from engine.llm.endpoint import NO_KEY, Endpoint, host_of
 from engine.llm.exchanges import Exchange, Sent, granted
@@ -88,6 +88,8 @@ class Client:
         self._style = wire.Style()
         self._calls = 0  # under way
         self._stopping = threading.Event()
+        # Why the endpoint is of no use, once known. One reference, whoever sets it: needs no lock.
+        self._useless: str | None = None
 
     def call(self) -> AbstractContextManager[Scope]:
         """The time of one call: everything asked inside ends by its deadline."""
@@ -99,7 +101,8 @@ class Client:
         """Ask, as often as it makes sense, until `call_timeout` or an earlier `call` around it.
 
         Raises the CallError family: EndpointError where no further call can succeed either,
-        CallTimeout at the deadline, CallStopped after `stop`.
+        CallTimeout at the deadline, CallStopped after `stop`. After a 401, 403 or 404 to any thread
+        nothing more is sent: all end with its EndpointError.
         """
         with self._under_way(), self.call() as scope:
             answer, attempts = retry.persist(
@@ -178,11 +181,14 @@ class Client:
     def _exchange(self, request: Mapping[str, Any]) -> wire.Answer:
         """The answer in a 200; Refused, Failure or CallError for all else."""
         prompt, completion = wire.most_tokens(request)
-        with (
-            self._budget.exchange(prompt, completion, wait=current().left) as account,
-            within(self.attempt_timeout) as scope,
-            self._reported(scope) as report,
-        ):
+        with self._budget.exchange(prompt, completion, wait=current().left) as account:
+            if self._useless is not None:  # found out by another thread, since this call began
+                account.free = True
+                raise errors.EndpointError(self._useless)
+            return self._send(request, account)
+
+    def _send(self, request: Mapping[str, Any], account: Account) -> wire.Answer:
+        with within(self.attempt_timeout) as scope, self._reported(scope) as report:
             try:
                 # not chat.completions.create: that costs as much again, in checks we do ourselves
                 report.reply = self._openai.post(
@@ -193,7 +199,10 @@ class Client:
                 account.free = not _may_cost(error, scope)
                 if isinstance(error, Refused):
                     raise
-                raise self._failure(error, scope) from None
+                failure = self._failure(error, scope)
+                if isinstance(failure.error, errors.EndpointError):
+                    self._useless = str(failure.error)
+                raise failure from None
             body = wire.read_object(report.reply.content, self._key)
             account.counted = wire.usage(body)
             report.answer = wire.read_reply(body, self._key)
@@ -290,7 +299,8 @@ class _Report:
             ended,
             self.first,
             None if reply is None else reply.status_code,
-            isinstance(error, openai.APITimeoutError),
+            isinstance(error, openai.APITimeoutError)
+            and not isinstance(error.__cause__, httpx2.ConnectTimeout),
             retry.retry_after(headers, time.time()),
             self.answer.tokens if self.answer else None,
             granted(headers, "requests"),

@@ -33,7 +33,7 @@ class Exchange:
     ended: float
     first: bool = True  # of its call
     status: int | None = None  # None: there was no reply
-    timed_out: bool = False
+    timed_out: bool = False  # the server was reached, and was slow
     asked: float | None = None  # seconds to wait, by Retry-After
     tokens: int | None = None  # prompt and completion, as the server counted
     requests_granted: Allowance | None = None

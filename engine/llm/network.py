@@ -6,7 +6,8 @@ connections and bytes, or httpcore2's own timeout and network errors. Knows noth
 A client's timeout restarts with every byte, so a server that drips bytes holds its caller for ever.
 Here httpcore2's network backend (its public seam) gives each name lookup, connect, TLS handshake,
 read and write what is left until the deadline. Past it a step raises the library's own timeout,
-which makes the pool close that connection. Also here: a cap on the bytes of a reply.
+which makes the pool close that connection. Who takes longer than MAX_CONNECT to be reached is not
+there: ConnectError, not a timeout. Also here: a cap on the bytes of a reply.
 
 No thread is started here but those of `lookup.py`. What stays unbounded: a TLS proxy in front of a
 TLS endpoint may drip inside one record.
@@ -19,7 +20,7 @@ import ssl
 import threading
 import time
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import httpcore2
@@ -28,7 +29,7 @@ from engine.llm.deadline import current
 from engine.llm.lookup import Lookups
 
 MAX_REPLY = 8 * 1024 * 1024  # bytes on the wire, headers included
-MAX_CONNECT = 10.0  # seconds for a lookup or a connection; what takes longer is not there
+MAX_CONNECT = 10.0  # seconds for a lookup, a connection or a TLS handshake
 _PIECE = 16 * 1024  # bytes given to the socket at once
 
 SocketOptions = Iterable[Any] | None
@@ -58,10 +59,13 @@ class Backend(httpcore2.NetworkBackend):
         """A connection to the first address that answers; each gets its share of what is left."""
         addresses = self._addresses(host, port)
         for number, address in enumerate(addresses, start=1):
-            share = _left(httpcore2.ConnectTimeout) / (len(addresses) - number + 1)
-            wait = _least(timeout, min(share, MAX_CONNECT))
+            sharing = len(addresses) - number + 1
             try:
-                stream = self._inner.connect_tcp(address, port, wait, local_address, socket_options)
+                with _reaching(f"connecting to {address}", sharing) as most:
+                    wait = _least(timeout, most)
+                    stream = self._inner.connect_tcp(
+                        address, port, wait, local_address, socket_options
+                    )
             except (httpcore2.ConnectError, httpcore2.ConnectTimeout):
                 if number == len(addresses):
                     raise
@@ -70,11 +74,9 @@ class Backend(httpcore2.NetworkBackend):
         raise httpcore2.ConnectError(f"no address for {host}")
 
     def _addresses(self, host: str, port: int) -> list[str]:
-        wait = min(_left(httpcore2.ConnectTimeout), MAX_CONNECT)
         try:
-            return self._lookups.addresses(host, port, wait)
-        except TimeoutError as error:
-            raise httpcore2.ConnectTimeout(f"looking up {host} takes too long") from error
+            with _reaching(f"looking up {host}") as wait:
+                return self._lookups.addresses(host, port, wait)
         except OSError as error:
             raise httpcore2.ConnectError(f"{host}: {error}") from error
 
@@ -146,8 +148,8 @@ class Stream(httpcore2.NetworkStream):
         timeout: float | None = None,
     ) -> httpcore2.NetworkStream:
         """The same connection, encrypted."""
-        left = _left(httpcore2.ConnectTimeout)
-        stream = self._inner.start_tls(ssl_context, server_hostname, _least(timeout, left))
+        with _reaching("the TLS handshake") as wait:
+            stream = self._inner.start_tls(ssl_context, server_hostname, _least(timeout, wait))
         return self._backend.wrapped(stream)
 
     def get_extra_info(self, info: str) -> Any:
@@ -165,6 +167,23 @@ class Stream(httpcore2.NetworkStream):
             with contextlib.suppress(OSError):  # closed meanwhile
                 # the plain socket's method: the TLS one would take the session from its reader
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+
+@contextlib.contextmanager
+def _reaching(step: str, sharing: int = 1) -> Iterator[float]:
+    """Seconds for one step on the way to a host, of so many that share what is left.
+
+    Past MAX_CONNECT nobody is there: ConnectError. Past the deadline: ConnectTimeout.
+    """
+    left = _left(httpcore2.ConnectTimeout)
+    wait = min(left / sharing, MAX_CONNECT)
+    try:
+        yield wait
+    except (TimeoutError, httpcore2.ConnectTimeout):
+        # told by its limit, not by the clock: a step may end a little before the deadline
+        late = httpcore2.ConnectError if left > MAX_CONNECT else httpcore2.ConnectTimeout
+        # the cause says no more than "timed out", and would be taken for the reason
+        raise late(f"{step} took more than {wait:.3g} s") from None
 
 
 def _left(past: type[Exception]) -> float:

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from engine.analysis import recipes
 from engine.analysis.analysts import LlmAnalyst
 from engine.analysis.recipes import Recipe
 from engine.calls import Answerer
-from engine.llm import retry
+from engine.llm import network, retry
 from engine.llm.client import CONNECT_ATTEMPTS, SERVER_ATTEMPTS, Client
 from engine.llm.network import Backend
 from engine.records import SAMPLE_RATE, Chunk, Reply, Segment, State
@@ -64,6 +65,7 @@ on cloud nine\tfixed\tC1\tvery happy\tHe is on cloud nine.\t
 SICK = {0, 1}  # cues of the chunk that things happen to
 CHUNKS = 6
 
+Place = Callable[[], AbstractContextManager[str]]
 WAIT = retry.FIRST_WAIT
 DONE, FAILED, LATE = State.DONE, State.FAILED, State.TIMED_OUT
 
@@ -77,7 +79,7 @@ class Row:
     state: State = DONE
     code: str | None = None
     requests: int = 1  # about the sick chunk
-    place: "Callable[[], AbstractContextManager[str]] | None" = None  # else it asks there
+    place: "Place | None" = None  # else it asks there
     told: str = ""  # in the reason that the user reads
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -141,6 +143,28 @@ def nowhere() -> Iterator[str]:
     yield "http://nowhere.invalid/v1"
 
 
+@contextmanager
+def dropping() -> Iterator[str]:
+    """Packets are dropped, as by a firewall: the queue of the listener is full."""
+    with ExitStack() as queued, socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
+        address = listener.getsockname()
+        try:
+            for _ in range(16):
+                queued.enter_context(socket.create_connection(address, 0.2))
+        except TimeoutError:
+            yield f"http://127.0.0.1:{address[1]}/v1"
+        else:
+            pytest.skip("this system answers although the queue is full")
+
+
+@contextmanager
+def soon(place: "Place") -> Iterator[str]:
+    """There, but who takes half a second to be reached counts as not there."""
+    with place() as url, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(network, "MAX_CONNECT", 0.5)
+        yield url
+
+
 AGAIN = {"attempt_timeout": 3.0}
 SOON = {"call_timeout": 4.0}
 ROWS = [
@@ -149,7 +173,25 @@ ROWS = [
     Row("no such name", "", FAILED, "E_LLM_CONNECT", CONNECT_ATTEMPTS, nowhere, "nowhere.invalid"),
     Row("untrusted", "", FAILED, "E_LLM_CONNECT", 1, untrusted, "certificate verify failed"),
     Row("http for https", "", FAILED, "E_LLM_CONNECT", 1, without_tls, "wrong version number"),
-    Row("no TLS answer", "", LATE, "E_LLM_TIMEOUT", 1, mute, options=SOON),
+    Row(
+        "packets dropped",
+        "",
+        FAILED,
+        "E_LLM_CONNECT",
+        CONNECT_ATTEMPTS,
+        partial(soon, dropping),
+        "took more than 0.5 s",
+    ),
+    Row(
+        "no TLS answer",
+        "",
+        FAILED,
+        "E_LLM_CONNECT",
+        CONNECT_ATTEMPTS,
+        partial(soon, mute),
+        "the TLS handshake took",
+    ),
+    Row("no TLS answer, a short call", "", LATE, "E_LLM_TIMEOUT", 1, mute, options=SOON),
     Row("reset once", "reset", DONE, None, 2),
     Row("reset always", "reset, ...", FAILED, "E_LLM_CONNECT", SERVER_ATTEMPTS, told="reset"),
     # by status
@@ -407,10 +449,11 @@ def test_address_that_is_none_is_said_before_anything_is_done(
     assert files(output) == files(shelf.config.output)
 
 
+@pytest.mark.parametrize("place", [refusing, partial(soon, dropping)], ids=["refused", "dropped"])
 def test_endpoint_where_nobody_is_costs_a_few_calls_and_every_chunk_its_reason(
-    shelf: Shelf, output: Path
+    shelf: Shelf, output: Path, place: Place
 ) -> None:
-    with refusing() as url:
+    with place() as url:
         config = shelf.config_for(output, url, llm_threads=1)
         assert engine.run([shelf.video], config).exit_code == 1
     lost = analysis(output, "moving", "finds")["failed"]
