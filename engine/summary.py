@@ -80,7 +80,7 @@ def items_line(figures: Mapping[str, Any]) -> str | None:
     kinds = [f"{n:,} {kind}" for kind, n in items.items() if n and kind != "dropped"]
     parts = [f"items: {', '.join(kinds) or 'none'}"]
     if share is not None and share < 1:
-        parts.append(f"{100 * share:.0f} % grounded")
+        parts.append(f"{min(99, round(100 * share))} % grounded")  # all but one are not all
     if items["dropped"]:
         parts.append(f"{items['dropped']:,} dropped that did not fit the recipe")
     return "; ".join(parts)

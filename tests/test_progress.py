@@ -247,6 +247,7 @@ def test_end_tells_what_the_calls_took(
                 "1 dropped that did not fit the recipe\n"
             ),
         ),
+        ((999, 0, 1, 0), 0.999, "items: 999 exact, 1 ungrounded; 99 % grounded\n"),
         ((0, 0, 3, 0), 0.0, "items: 3 ungrounded; 0 % grounded\n"),
         ((0, 0, 0, 2), None, "items: none; 2 dropped that did not fit the recipe\n"),
     ],

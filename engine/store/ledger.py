@@ -296,7 +296,7 @@ def _version(db: sqlite3.Connection) -> int | None:
 
 
 def _upgrade(db: sqlite3.Connection) -> None:
-    """From version 1: videos are found again in their files, replies have no names."""
+    """From version 1: videos are found again in their files; early replies have no names."""
     db.execute("BEGIN")
     db.execute("DROP TABLE IF EXISTS videos")
     columns = [name for _, name, *_ in db.execute("PRAGMA table_info(replies)")]
@@ -316,6 +316,9 @@ def _copy(path: Path) -> tuple[sqlite3.Connection, str | None]:
             with closing(source):
                 source.backup(db)
         _make_tables(db, path)
+    except OutputError:
+        db.close()
+        raise
     except sqlite3.DatabaseError as error:
         db.close()
         db = sqlite3.connect(":memory:", isolation_level=None)
