@@ -36,7 +36,7 @@ from engine.speech.models import get
 SLACK = 0.1  # points of word error rate that ours may be above the peer
 ENGLISH_ONLY = ("en", None)
 
-OURS_SEQUENTIAL = Way("ours, sequential", {"mode": "sequential"})
+OURS_SEQUENTIAL = Way("ours, sequential", {"mode": "sequential", "encoder": "auto"})
 SEQUENTIAL = Way("faster-whisper", None, "sequential", {"temperature": 0})
 SEQUENTIAL_VAD = Way(
     "faster-whisper, VAD", None, "sequential", {"temperature": 0, "vad_filter": True}
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     figures: dict[str, Any] = {}
     texts: list[tuple[str, ...]] = []
     for name in given.models.split(","):
-        model = Weights(get(name), given.compute_type)
+        model = Weights(get(name), given.compute_type, given.encoder)
         figures[name] = _measure(model, clips, counter, gates, texts)
     if given.texts:
         given.texts.write_text("".join("\t".join(row) + "\n" for row in texts), encoding="utf-8")
@@ -69,6 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         gates,
         models=figures,
         compute_type=given.compute_type,
+        encoder=given.encoder,
         beam=BEAM,
         clips=len(clips),
     )
@@ -81,6 +82,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--speech", type=Path, default=SPEECH, help="folder of clips")
     parser.add_argument("--models", default="tiny.en,base", help="names, separated by commas")
     parser.add_argument("--compute-type", default="int8", help="of all ways; default int8")
+    text = "of ours; default ctranslate2, whose texts without gates have to equal the peer's"
+    parser.add_argument("--encoder", default="ctranslate2", help=text)
     parser.add_argument("--limit", type=int, help="clips per kind, for a quick look")
     parser.add_argument(
         "--texts", type=Path, help="write model, way, clip, errors and text of each as TSV"
@@ -124,6 +127,11 @@ def _measure(
         _rate_gate(model.name, errors, OURS_SEQUENTIAL, SEQUENTIAL),
         _silence_gate(model.name, errors),
     ]
+    if model.encoder == "ctranslate2":
+        gates += [
+            _text_gate(model.name, heard, UNGATED, BATCHED),
+            _text_gate(model.name, heard, OURS_SEQUENTIAL, SEQUENTIAL),
+        ]
     figures: dict[str, Any] = {"errors": {way.name: errors[way] for way in WAYS}}
     foreign = [clip for clip in usable if clip.kind == "foreign"]
     if foreign:
@@ -186,6 +194,18 @@ def _rate_gate(model: str, errors: Mapping[Way, Errors], ours: Way, peer: Way) -
         mine <= other + SLACK,
         f"{mine:.2f} % and {other:.2f} %",
     )
+
+
+def _text_gate(model: str, heard: Mapping[Way, Mapping[Clip, Heard]], ours: Way, peer: Way) -> Gate:
+    """The same text clip by clip, to the byte; a tail that the library drops is named."""
+    name = f"{model}, text of {ours.name} equals that of {peer.name}"
+    pairs = {clip: (heard[ours][clip].text, theirs.text) for clip, theirs in heard[peer].items()}
+    longer = [clip.path.name for clip, (a, b) in pairs.items() if a != b and a.startswith(b)]
+    other = [clip.path.name for clip, (a, b) in pairs.items() if not a.startswith(b)]
+    named = [f"with a tail: {', '.join(longer)}"] * bool(longer)
+    named += [f"different: {', '.join(other)}"] * bool(other)
+    equal = f"{len(pairs) - len(longer) - len(other)} of {len(pairs)} clips"
+    return Gate(name, not other, "; ".join([equal, *named]))
 
 
 def _silence_gate(model: str, errors: Mapping[Way, Errors]) -> Gate:

@@ -35,6 +35,7 @@ WAYS = (  # name, compute type of CTranslate2, numbers of torch
     ("CTranslate2 int8", "int8", None),
     ("torch float32", "int8", "float32"),
     ("torch bfloat16", "int8", "bfloat16"),
+    ("torch int8", "int8", "int8"),
 )
 FIGURES = "--figures-of"  # what this script calls itself with, to have another memory
 

@@ -20,14 +20,11 @@ take more than 5 % of the machine is repeated, twice at most.
 """
 
 import argparse
-import json
 import random
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -37,7 +34,6 @@ from common import (
     Clip,
     Gate,
     Recording,
-    Timing,
     WordErrors,
     bundled_clips,
     clips_of,
@@ -48,11 +44,9 @@ from common import (
     print_machine,
     print_table,
     say,
-    timed,
     turns,
 )
-from peers import Job
-from ways import run_peer
+from contestants import WAYS, Run, here, run
 
 from engine.speech.models import ResolvedModel, get
 from engine.values import whole
@@ -63,77 +57,6 @@ FULL = 0.99  # batches that could be full are
 ONE, TWO = ("one",), ("two", "two-8")  # peers of one kind, of which the fastest counts
 QUIET = 0.05  # share of the machine that others may take during a run that counts
 ATTEMPTS = 3
-SAME = {"beam_size": 5, "without_timestamps": False}
-INT8 = {"compute_type": "int8"}
-
-
-@dataclass(frozen=True, slots=True)
-class Way:
-    """A contestant; without a pipeline it is ours."""
-
-    name: str
-    gated: bool
-    pipeline: str | None = None
-    processes: int = 1
-    init: Mapping[str, Any] = field(default_factory=dict)
-    options: Mapping[str, Any] = field(default_factory=dict)
-    env: Mapping[str, str] = field(default_factory=dict)
-    words: tuple[str, ...] = ()  # more of ours
-
-
-WAYS = {
-    "ours": Way("ours", True),
-    "plain": Way("ours, --no-quality-gates", True, words=("--no-quality-gates",)),
-    "torch": Way(
-        "ours, --encoder torch --no-quality-gates",
-        True,
-        words=("--encoder", "torch", "--no-quality-gates"),
-    ),
-    "one": Way(
-        "BatchedInferencePipeline, 1 process, 2 threads, batch 8",
-        True,
-        "batched",
-        init=INT8 | {"cpu_threads": 2},
-        options=SAME | {"batch_size": 8},
-    ),
-    "two": Way(
-        "BatchedInferencePipeline, 2 processes, 1 thread, batch 1",
-        True,
-        "batched",
-        2,
-        INT8 | {"cpu_threads": 1},
-        SAME | {"batch_size": 1},
-        {"OMP_NUM_THREADS": "1"},
-    ),
-    "two-8": Way(
-        "BatchedInferencePipeline, 2 processes, 1 thread, batch 8",
-        True,
-        "batched",
-        2,
-        INT8 | {"cpu_threads": 1},
-        SAME | {"batch_size": 8},
-        {"OMP_NUM_THREADS": "1"},
-    ),
-    "sequential": Way(
-        "faster-whisper, 1 process, 2 threads, VAD",
-        False,
-        "sequential",
-        init=INT8 | {"cpu_threads": 2},
-        options=SAME | {"vad_filter": True},
-    ),
-    "batched-defaults": Way("BatchedInferencePipeline, its defaults", False, "batched"),
-    "sequential-defaults": Way("faster-whisper, its defaults", False, "sequential"),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One timed process and the texts it left, in the order of the recordings."""
-
-    timing: Timing
-    texts: list[str]
-    batch_fill: float | None = None  # None: not known, as of every peer
-    window_fill: float | None = None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -189,8 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--models", type=_names, default=["tiny.en", "base"], help="names, separated by commas")
     add("--rounds", type=int, default=3, help="of the contestants of a gate (default 3)")
     add("--other-rounds", type=int, default=1, help="of the other contestants; 0: leave them out")
-    here = [key for key in WAYS if key != "torch" or find_spec("torch")]
-    add("--only", type=_names, default=here, help=f"contestants of {', '.join(WAYS)}")
+    add("--only", type=_names, default=here(), help=f"contestants of {', '.join(WAYS)}")
     add("--scratch", type=Path, help="folder for the audio and all outputs")
     return parser
 
@@ -240,7 +162,7 @@ def _race(
     runs: dict[str, list[Run]] = {}
     more = ("--batch-size", str(given.batch_size)) if given.batch_size else ()
     if gated:  # the libraries and the model come from the disk once, and that is not counted
-        _run(WAYS["ours"], model, [min(recordings, key=lambda r: r.seconds)], place, more)
+        run("ours", model, [min(recordings, key=lambda r: r.seconds)], place, more)
     for key in [*turns(gated, given.rounds), *turns(others, given.other_rounds)]:
         runs.setdefault(key, []).append(_quiet_run(key, model, recordings, place, more))
     return runs
@@ -255,53 +177,15 @@ def _quiet_run(
 ) -> Run:
     """A run that others have not disturbed; after some attempts any, which the table then shows."""
     for _ in range(ATTEMPTS):
-        run = _run(WAYS[key], model, recordings, place, more)
-        timing, others = run.timing, run.timing.others or 0.0
+        done = run(key, model, recordings, place, more)
+        timing, others = done.timing, done.timing.others or 0.0
         say(
             f"{model.name} {key}: {timing.wall:.1f} s wall, {timing.cpu:.1f} s CPU,"
             f" {others:.0%} of the machine taken by others"
         )
         if others <= QUIET:
             break
-    return run
-
-
-def _run(
-    way: Way,
-    model: ResolvedModel,
-    recordings: Sequence[Recording],
-    place: Path,
-    more: Sequence[str],
-) -> Run:
-    """One run of a contestant; ``more``: words for ours, whichever it is."""
-    if way.pipeline is None:
-        return _run_ours(model, recordings, place / "out", [*way.words, *more])
-    job = Job(
-        str(model.path),
-        way.pipeline,
-        [(str(recording.path), "en") for recording in recordings],
-        str(place / "heard.json"),
-        way.processes,
-        way.init,
-        way.options,
-    )
-    results, timing = run_peer(job, way.env)
-    return Run(timing, [result["text"] for result in results])
-
-
-def _run_ours(
-    model: ResolvedModel, recordings: Sequence[Recording], output: Path, more: Sequence[str]
-) -> Run:
-    """The command as a user types it, into an empty folder."""
-    shutil.rmtree(output, ignore_errors=True)
-    paths = [recording.path for recording in recordings]
-    words = ["--model", model.name, "--language", "en", "--beam-size", "5"]
-    words += ["--compute-type", "int8", "--no-analysis", "--quiet", *more]
-    timing = timed([sys.executable, "-m", "engine", "run", *paths, "-o", output, *words])
-    files = [output / f"{recording.path.stem}.json" for recording in recordings]
-    texts = [json.loads(file.read_bytes())["text"] for file in files]
-    told = json.loads((output / ".reelmine" / "last-run.json").read_bytes())
-    return Run(timing, texts, told["batch_fill"], told["window_fill"])
+    return done
 
 
 # --- telling -----------------------------------------------------------------------------------
@@ -369,7 +253,7 @@ def _share(value: float | None) -> str:
 def _gates(model: str, figures: Mapping[str, Mapping[str, Any]]) -> list[Gate]:
     """What can be said with the contestants that ran."""
     gates = []
-    for key in (key for key, way in WAYS.items() if way.pipeline is None and key in figures):
+    for key in (key for key, way in WAYS.items() if way.ours and way.gated and key in figures):
         ours, who = figures[key], f"{model}, {WAYS[key].name}"
         runs = f"{len(ours['walls'])} runs"
         gates.append(Gate(f"{who}: the same text in every run", ours["same_text"], runs))

@@ -53,10 +53,11 @@ Asked = Sequence[tuple[Path, str | None]]  # files, and the language: None: to b
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """A model, and the type that it computes in."""
+    """A model, the type that it computes in, and the encoder that reads it."""
 
     model: ResolvedModel
     compute_type: str = "int8"
+    encoder: str = "ctranslate2"  # of ours in batched mode; the peer has no other
 
     @property
     def name(self) -> str:
@@ -81,7 +82,7 @@ def hear(way: Way, weights: Weights, asked: Asked) -> list[Heard]:
                 beam_size=BEAM,
                 analysis=False,
                 output_format=("json",),
-                **way.ours,
+                **{"encoder": weights.encoder, **way.ours},
             )
             heard |= _hear_ours(some, config)
         return [heard[path.resolve()] for path, _ in asked]

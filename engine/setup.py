@@ -24,6 +24,7 @@ from engine.media.names import shown
 from engine.pools.fitting import Fit
 from engine.pools.hardware import Hardware, snapshot
 from engine.pools.sizing import Sizing, size
+from engine.pools.slots import compute_type_for
 from engine.records import Problem, SpeechOptions, Video, VideoResult
 from engine.speech.encoders import Encoder, Means, choose
 from engine.speech.models import ResolvedModel, defaults, look_for, resolve
@@ -252,9 +253,11 @@ def _choose_encoder(
     config: Config, hardware: Hardware, model: ResolvedModel, begun: str | None
 ) -> Encoder:
     """The encoder for this machine and model; UsageError if it cannot be had."""
+    device = device_kind(config, hardware)
     means = Means(
-        device_kind(config, hardware),
+        device,
         hardware.cpu_features,
+        "int8" in compute_type_for(config.compute_type, device),
         importlib.util.find_spec("torch") is not None,
         _unreadable(model),
     )

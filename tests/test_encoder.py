@@ -10,13 +10,13 @@ import engine
 from engine.config import Config
 from engine.output.results import read_result_json
 
-pytest.importorskip("torch", reason="torch is not installed: pip install 'reelmine[torch]'")
+torch = pytest.importorskip("torch", reason="torch is not installed: pip install 'reelmine[torch]'")
 pytestmark = pytest.mark.torch
 
 from test_whisper import OPTIONS, rows_of  # noqa: E402 -- needs no torch, but the rest does
 
 from engine.speech.canary import listen  # noqa: E402
-from engine.speech.encoder import TorchEncoder  # noqa: E402
+from engine.speech.encoder import Int8Linear, TorchEncoder, attention_in_blocks  # noqa: E402
 from engine.speech.whisper import Recognizer  # noqa: E402
 
 
@@ -47,15 +47,42 @@ def test_bfloat16_is_nearer_to_float32_than_int8_is(tiny_en, rows, exact):
     assert error(states, exact) < error(int8, exact)
 
 
-def test_states_do_not_depend_on_neighbours(tiny_en, rows):
-    encoder = TorchEncoder(tiny_en, "bfloat16", "cpu", 1)
+def test_int8_is_as_near_to_float32_as_ctranslate2s_is(tiny_en, rows, exact):
+    states = TorchEncoder(tiny_en, "int8", "cpu", 2).encode(rows)
+    int8 = np.array(Recognizer(tiny_en, "cpu", "int8", 2).encode(rows))
+    assert states.dtype == np.float32 and states.shape == exact.shape
+    assert error(states, exact) < 1.1 * error(int8, exact)
+
+
+def test_an_int8_layer_is_the_product_to_a_hundredth():
+    x, weight, bias = torch.randn(2, 7, 64), torch.randn(32, 64), torch.randn(32)
+    x[1, 3] = 0  # a row of zeros has no scale
+    found = Int8Linear(weight, bias)(x)
+    assert found.shape == (2, 7, 32) and torch.equal(found[1, 3], bias)
+    assert error(found, torch.nn.functional.linear(x, weight, bias)) < 0.01
+
+
+@pytest.mark.parametrize("frames", [1, 249, 250, 251, 1500])
+def test_attention_in_blocks_is_attention(frames):
+    asked = torch.randn(2, 3, 3, frames, 16).permute(1, 0, 2, 3, 4)  # in no order of its own
+    whole = torch.nn.functional.scaled_dot_product_attention(*asked)
+    assert error(attention_in_blocks(*asked), whole) < 1e-5
+    in_bfloat16 = attention_in_blocks(*asked.to(torch.bfloat16)).float()
+    assert error(in_bfloat16, whole) < 0.02
+
+
+@pytest.mark.parametrize("number_type", ["bfloat16", "int8"])
+def test_states_do_not_depend_on_neighbours_or_threads(tiny_en, rows, number_type):
+    encoder = TorchEncoder(tiny_en, number_type, "cpu", 1)
     together = encoder.encode(rows)
     for number, row in enumerate(rows):
         assert np.array_equal(encoder.encode([row])[0], together[number])
+    assert np.array_equal(TorchEncoder(tiny_en, number_type, "cpu", 2).encode(rows), together)
 
 
-def test_recognizer_understands_what_torch_has_encoded(tiny_en, rows):
-    recognizer = Recognizer(tiny_en, "cpu", "int8", 2, "bfloat16")
+@pytest.mark.parametrize("number_type", ["bfloat16", "int8"])
+def test_recognizer_understands_what_torch_has_encoded(tiny_en, rows, number_type):
+    recognizer = Recognizer(tiny_en, "cpu", "int8", 2, number_type)
     heard, _ = listen(recognizer, ("meeting", "tuesday"))
     assert heard.startswith("The meeting")
     states = recognizer.encode(rows)
@@ -73,5 +100,5 @@ def test_slots_with_torch_give_the_same_bytes_and_name_it(samples, tiny_en, tmp_
     for file in filter(Path.is_file, (tmp_path / "1").iterdir()):
         assert file.read_bytes() == (tmp_path / "2" / file.name).read_bytes()
     stored = read_result_json((tmp_path / "1" / "coffee_shop.json").read_bytes())
-    assert stored.model["encoder"] in ("torch-bfloat16", "torch-float32")
+    assert stored.model["encoder"] in ("torch-int8", "torch-bfloat16", "torch-float32")
     assert len(stored.transcript.segments) > 10

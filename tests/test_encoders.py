@@ -17,11 +17,12 @@ from engine.testing.transcriber import make_model
 
 AMX = frozenset({"avx512f", "avx512_bf16", "amx_bf16"})
 AVX = frozenset({"avx512f", "avx512_bf16"})
+VNNI = AVX | {"avx512_vnni"}
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 
 
-def means(device="cpu", features=AMX, torch=True, unknown=None):
-    return Means(device, features, torch, unknown)
+def means(device="cpu", features=AMX, torch=True, unknown=None, int8=True):
+    return Means(device, features, int8, torch, unknown)
 
 
 def chosen(asked, here, begun=None, sequential=False):
@@ -32,6 +33,10 @@ def chosen(asked, here, begun=None, sequential=False):
     ("here", "name"),
     [
         (means(), "torch-bfloat16"),
+        (means(features=AMX | VNNI), "torch-bfloat16"),
+        (means(features=VNNI), "torch-int8"),
+        (means(features=VNNI, int8=False), "ctranslate2"),
+        (means(features=VNNI, torch=False), "ctranslate2"),
         (means(features=AVX), "ctranslate2"),
         (means(features=frozenset()), "ctranslate2"),
         (means(torch=False), "ctranslate2"),
@@ -46,6 +51,8 @@ def test_best_encoder_follows_from_processor_and_installation(here, name):
 @pytest.mark.parametrize(
     ("here", "name"),
     [
+        (means(features=VNNI), "torch-int8"),
+        (means(features=VNNI, int8=False), "torch-bfloat16"),
         (means(features=AVX), "torch-bfloat16"),
         (means(features=frozenset()), "torch-float32"),
         (means(device="cuda"), "torch-float16"),
@@ -56,11 +63,10 @@ def test_torch_asked_for_computes_in_what_the_device_has(here, name):
     assert chosen("ctranslate2", here) == "ctranslate2"
 
 
-def test_a_processor_with_amx_but_without_torch_hears_what_it_misses():
-    assert (
-        "pip install 'reelmine[torch]'"
-        in choose("auto", None, means(torch=False), sequential=False).why
-    )
+@pytest.mark.parametrize("features", [AMX, VNNI])
+def test_a_processor_with_fast_units_but_without_torch_hears_what_it_misses(features):
+    encoder = choose("auto", None, means(features=features, torch=False), sequential=False)
+    assert "pip install 'reelmine[torch]'" in encoder.why and encoder.second_best
 
 
 def test_a_folder_keeps_the_encoder_it_was_begun_with():

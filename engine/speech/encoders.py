@@ -14,11 +14,14 @@ TORCH = "torch-"  # and the type of its numbers
 INSTALL = "pip install 'reelmine[torch]'"
 
 AMX, AVX = "amx_bf16", "avx512_bf16"  # the processor's names for its bfloat16 units
+VNNI = "avx512_vnni"  # and for that of whole numbers
 
 
 @dataclass(frozen=True, slots=True)
 class Encoder:
-    """The encoder of a run: "ctranslate2", "torch-bfloat16", "torch-float16" or "torch-float32"."""
+    """The encoder of a run: "ctranslate2", or torch's by what it multiplies: "torch-int8",
+    "torch-bfloat16", "torch-float16", "torch-float32".
+    """
 
     name: str
     why: str
@@ -26,7 +29,7 @@ class Encoder:
 
     @property
     def torch_type(self) -> str | None:
-        """The type torch computes in; None: it is not torch's."""
+        """What torch multiplies; None: it is not torch's."""
         return self.name.removeprefix(TORCH) if self.name.startswith(TORCH) else None
 
 
@@ -36,6 +39,7 @@ class Means:
 
     device: str  # "cpu" or "cuda"
     features: frozenset[str]  # of the processor
+    int8: bool  # is the compute type, whatever else it has beside
     torch: bool  # is installed
     unknown: str | None  # why torch's cannot read this model; None: it can
 
@@ -69,23 +73,35 @@ def _best(means: Means) -> Encoder:
     """What is known to be faster: benchmarks/README.md, encoders.py."""
     if means.device == "cuda":
         return Encoder(CTRANSLATE2, "whether torch's is faster on a GPU has not been measured")
-    if AMX not in means.features:
-        return Encoder(CTRANSLATE2, "torch's is faster only on processors with AMX")
+    units = _units(means)
+    if units is None:
+        return Encoder(CTRANSLATE2, "torch's is not faster on this processor")
     if not means.torch:
         return Encoder(
             CTRANSLATE2,
-            f"torch is not installed; its encoder would use this processor's AMX units: {INSTALL}",
+            f"torch is not installed; its encoder would use this processor's {units}: {INSTALL}",
             second_best=True,
         )
     if means.unknown is not None:
         why = f"torch's, which is faster here, cannot read this model: {means.unknown}"
         return Encoder(CTRANSLATE2, why, second_best=True)
-    return Encoder(TORCH + "bfloat16", "this processor multiplies bfloat16 in AMX units")
+    return Encoder(TORCH + _type(means), f"it uses this processor's {units}")
+
+
+def _units(means: Means) -> str | None:
+    """With what the processor makes torch's the faster one; None: it has no such units."""
+    if AMX in means.features:
+        return "AMX units"
+    if means.int8 and {AVX, VNNI} <= means.features:
+        return "AVX-512 units for int8 and bfloat16"
+    return None
 
 
 def _type(means: Means) -> str:
     if means.device == "cuda":
         return "float16"
+    if AMX not in means.features and _units(means):
+        return "int8"
     return "bfloat16" if means.features & {AMX, AVX} else "float32"
 
 
