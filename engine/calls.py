@@ -1,7 +1,8 @@
 """The LLM side of a run: chunks go out as calls, results go back to their jobs.
 
-A chunk whose reply was paid for before is answered from the ledger at once. A failed call is a
-state of its chunk, never an empty list. When the endpoint is of no use (a wrong key, nobody there)
+A chunk whose reply was paid for before is answered from the ledger at once, and one that was asked
+in two halves of which one failed is asked for that half alone. A failed call is a state of its
+chunk, never an empty list. When the endpoint is of no use (a wrong key, nobody there)
 or the budget leaves no room, no further call is made and every open chunk gets that reason:
 transcription goes on.
 
@@ -17,7 +18,8 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from engine import events, messages, schedule
-from engine.analysis.analysts import Analyst, result
+from engine.analysis.analysts import Analyst, Paid, result
+from engine.analysis.chunking import halves
 from engine.analysis.recipes import Recipe
 from engine.errors import CallError, CallStopped, CallTimeout, EndpointError, ReelmineError
 from engine.job import Job
@@ -56,6 +58,7 @@ class _Asked:
     recipe: Recipe
     chunk: Chunk
     reply_key: str  # of its reply in the ledger
+    paid: Paid  # replies to a half of it; its call's thread alone changes it, while there is one
     since: float | None  # when it began to wait, monotonic; None: the endpoint postponed it
 
 
@@ -102,7 +105,8 @@ class Calls:
             self._give_up(number, recipe, chunk.index)
             return
         key = number, recipe, chunk.index
-        self._open[key] = _Asked(asked, chunk, reply_key, time.monotonic())
+        paid = self._paid_half(asked, chunk)
+        self._open[key] = _Asked(asked, chunk, reply_key, paid, time.monotonic())
         self._step(messages.ChunkReady(key))
 
     def start(self, key: CallKey) -> None:
@@ -113,7 +117,7 @@ class Calls:
             count, seconds = self._waits
             self._waits = count + 1, seconds + time.monotonic() - asked.since
         self._tell(events.CallStarted(self._jobs[number].video, recipe, index))
-        self._pool.submit(key, lambda: analyst.call(asked.recipe, asked.chunk))
+        self._pool.submit(key, lambda: analyst.call(asked.recipe, asked.chunk, asked.paid))
 
     def ended(self, outcome: CallOutcome) -> None:
         """A call is over."""
@@ -155,8 +159,8 @@ class Calls:
         with suppress(Empty):
             while True:
                 late = self._queue.get_nowait()
-                if isinstance(late, CallOutcome) and late.reply and late.key in self._open:
-                    self._keep(self._open[late.key], late.reply)
+                if isinstance(late, CallOutcome) and late.key in self._open:
+                    self._keep_all(self._open[late.key], late.reply)
         self.record_spending()
 
     def record_spending(self) -> None:
@@ -172,6 +176,7 @@ class Calls:
     ) -> None:
         number, recipe, index = key
         asked = self._open.pop(key)
+        self._keep_all(asked, reply)
         if isinstance(error, CallStopped):  # the run ends; the chunk stays open
             self._step(messages.CallEnded(key))
             return
@@ -184,7 +189,7 @@ class Calls:
         if reply is not None:
             self._refused = 0
             self._pauses.answered()
-            outcome = self._keep(asked, reply)
+            outcome = result(asked.recipe, asked.chunk, reply)
         else:
             assert error is not None
             outcome = ChunkResult(index, _state_of(error), problem=_problem_of(error))
@@ -211,10 +216,21 @@ class Calls:
             span = clock(error.wait or 0.0)
             self._tell(events.Notice(f"{error} The chunks wait {span} for it; all else goes on."))
 
-    def _keep(self, asked: _Asked, reply: Reply) -> ChunkResult:
+    def _paid_half(self, recipe: Recipe, chunk: Chunk) -> Paid:
+        """The first half's reply, if it was paid for; the second is never asked for without it."""
+        parts = halves(chunk)
+        if parts is None:
+            return {}
+        key = self._answerer.analyst.key(recipe, parts[0])
+        known = self._ledger.reply(key)
+        return {key: known} if known else {}
+
+    def _keep_all(self, asked: _Asked, reply: Reply | None) -> None:
+        """What a call brought goes to the ledger: its reply, else what it had of one."""
         name = self._answerer.analyst.name
-        self._ledger.add_reply(asked.reply_key, reply, name, asked.recipe.name)
-        return result(asked.recipe, asked.chunk, reply)
+        brought = {asked.reply_key: reply} if reply else dict(asked.paid)
+        for key, part in brought.items():
+            self._ledger.add_reply(key, part, name, asked.recipe.name)
 
     def _endpoint_trouble(self, error: BaseException) -> None:
         problem = _problem_of(error)

@@ -4,7 +4,7 @@ In: a recipe and a chunk. Out: a Reply (validated raw items), or one of the Call
 from a Reply, by `result`, the grounded items of the chunk. A failure is an error here and a
 state further on, never an empty list. Knows nothing about videos, threads or the ledger: `call`
 blocks its thread until its own deadline at the latest, may run in any number of threads, and
-changes nothing; `key` names a reply in the ledger's cache.
+changes nothing but the `paid` that it is given; `key` names a reply in the ledger's cache.
 """
 
 import json
@@ -41,6 +41,9 @@ CONTEXT_FULL = (
 )
 
 
+Paid = dict[str, Reply]  # replies to parts of a chunk, by their keys
+
+
 class Analyst(Protocol):
     """Somebody who answers."""
 
@@ -55,8 +58,12 @@ class Analyst(Protocol):
     def key(self, recipe: Recipe, chunk: Chunk) -> str:
         """Digest of everything that changes the answer."""
 
-    def call(self, recipe: Recipe, chunk: Chunk) -> Reply:
-        """The answer, checked against the recipe; CallError if there is none in time."""
+    def call(self, recipe: Recipe, chunk: Chunk, paid: Paid | None = None) -> Reply:
+        """The answer, checked against the recipe; CallError if there is none in time.
+
+        Where the chunk has to be asked in parts, what is in `paid` is not asked for again, and what
+        is answered is put there at once: it is not lost if the call then fails.
+        """
 
 
 def result(recipe: Recipe, chunk: Chunk, reply: Reply) -> ChunkResult:
@@ -98,7 +105,7 @@ class PhrasebookAnalyst:
         cues = [[cue.id, cue.text] for cue in (*chunk.context, *chunk.cues)]
         return digest([VERSION, self._digest, recipe.digest, len(chunk.context), cues])
 
-    def call(self, recipe: Recipe, chunk: Chunk) -> Reply:
+    def call(self, recipe: Recipe, chunk: Chunk, paid: Paid | None = None) -> Reply:
         """The expressions whose last word is in the chunk's own cues.
 
         The cues before are read too, so an expression across the border of two chunks is found in
@@ -129,21 +136,28 @@ class LlmAnalyst:
         """
         return question_key(self.name, recipe, chunk)
 
-    def call(self, recipe: Recipe, chunk: Chunk) -> Reply:
+    def call(self, recipe: Recipe, chunk: Chunk, paid: Paid | None = None) -> Reply:
         """The model's items. Within one deadline: an answer cut off is asked for again with double
         the tokens, an unusable one once more with the reason, a chunk too long for the model's
-        context in two halves.
+        context in two halves. With a half in `paid` it is known to be too long.
         """
         if not has_words(chunk):
             return Reply("[]", attempts=0)  # nothing was said: nothing to ask
+        paid, parts = {} if paid is None else paid, halves(chunk)
         with self._client.call():
-            try:
-                return _ask(self._client, recipe, chunk)
-            except ContextError:
-                parts = halves(chunk)
-                if parts is None:
-                    raise
-            return _joined([_ask(self._client, recipe, part) for part in parts])
+            if parts is None or not paid:
+                try:
+                    return _ask(self._client, recipe, chunk)
+                except ContextError:
+                    if parts is None:
+                        raise
+            return _joined([self._half(recipe, part, paid) for part in parts])
+
+    def _half(self, recipe: Recipe, part: Chunk, paid: Paid) -> Reply:
+        key = self.key(recipe, part)
+        if key not in paid:
+            paid[key] = _ask(self._client, recipe, part)
+        return paid[key]
 
 
 def question_key(model: str, recipe: Recipe, chunk: Chunk) -> str:

@@ -27,7 +27,7 @@ from speech import write_wav
 import engine
 from engine import api, errors
 from engine.analysis import recipes
-from engine.analysis.analysts import LlmAnalyst
+from engine.analysis.analysts import LlmAnalyst, Paid
 from engine.analysis.recipes import Recipe
 from engine.calls import Answerer
 from engine.llm import network, retry
@@ -331,9 +331,9 @@ class Split:
         self._sick, self._healthy = sick, healthy
         self.name, self.hosts, self.key = healthy.name, healthy.hosts, healthy.key
 
-    def call(self, recipe: Recipe, chunk: Chunk) -> Reply:
+    def call(self, recipe: Recipe, chunk: Chunk, paid: Paid) -> Reply:
         sick = any(cue.id in SICK for cue in chunk.cues)
-        return (self._sick if sick else self._healthy).call(recipe, chunk)
+        return (self._sick if sick else self._healthy).call(recipe, chunk, paid)
 
 
 def send_sick_to(url: str, patch: pytest.MonkeyPatch) -> list[str]:
@@ -409,6 +409,30 @@ def test_fault_ends_in_its_state_and_costs_no_other_call_a_byte(
 
 
 # What one table cannot say
+
+
+@pytest.mark.parametrize(
+    ("second", "options", "code"),
+    [
+        ("400, ...", {}, errors.EXIT_INCOMPLETE),
+        ("hang, ...", SOON, errors.EXIT_INCOMPLETE),
+        ("hang, ...", {"time_limit": 3.0, "grace": 0.5}, errors.EXIT_TRY_AGAIN),
+    ],
+    ids=["fails", "comes too late", "is stopped"],
+)
+def test_half_that_was_paid_for_is_kept_and_only_the_other_is_asked_for_later(
+    shelf: Shelf, output: Path, second: str, options: dict[str, Any], code: int
+) -> None:
+    script = Sick(f"context, ok, {second}")
+    with Server(script=script, phrasebook=shelf.book) as server:
+        report = engine.run([shelf.video], shelf.config_for(output, server.url, **options))
+    assert report.exit_code == code
+    assert [request.cues for request in script.requests[:3]] == [(0, 1), (0,), (1,)]
+    assert len(replies(output)) == CHUNKS  # those of the others, and half a one
+    with Server(phrasebook=shelf.book) as server:
+        assert engine.run([shelf.video], shelf.config_for(output, server.url)).exit_code == 0
+        assert [request.cues for request in server.requests] == [(1,)]
+    assert files(output) == shelf.clean
 
 
 def test_after_a_401_nobody_is_asked_any_more(shelf: Shelf, output: Path) -> None:
