@@ -159,8 +159,10 @@ class Calls:
         with suppress(Empty):
             while True:
                 late = self._queue.get_nowait()
-                if isinstance(late, CallOutcome) and late.key in self._open:
-                    self._keep_all(self._open[late.key], late.reply)
+                if isinstance(late, CallOutcome) and late.reply and late.key in self._open:
+                    self._keep_all(self._open.pop(late.key), late.reply)
+        for asked in self._open.values():
+            self._keep_all(asked, None)
         self.record_spending()
 
     def record_spending(self) -> None:
