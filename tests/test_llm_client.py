@@ -131,8 +131,8 @@ def test_passing_trouble_is_asked_again(chat: Callable[..., Answer], first: Any)
         (401, errors.EndpointError, 1),
         (403, errors.EndpointError, 1),
         (404, errors.EndpointError, 1),
-        (400, errors.StatusError, 1),
-        (422, errors.StatusError, 1),
+        (400, errors.StatusError, 3),  # as a schema, as an object, as plain text
+        (422, errors.StatusError, 3),
         (418, errors.StatusError, 1),
         ("html", errors.NotJsonError, 2),
         (Canned("{}"), errors.SchemaError, 2),
@@ -239,6 +239,74 @@ def test_what_a_server_refuses_is_asked_otherwise_and_remembered() -> None:
         client.close()
 
 
+def formats(server: Server) -> list[str | None]:
+    return [r.body.get("response_format", {}).get("type") for r in server.requests]
+
+
+@pytest.mark.parametrize("known", ["json_object", None])
+@pytest.mark.parametrize("status", [400, 422])
+def test_refusal_that_says_nothing_is_tried_with_simpler_formats(
+    known: str | None, status: int
+) -> None:
+    def terse(request: Request) -> Canned:
+        wanted = request.body.get("response_format", {}).get("type")
+        return FINE if wanted in (known, None) else refusal("Bad Request", status=status)
+
+    with Server(script=terse) as server:
+        client = Client(server.url, None, "m")
+        for _ in range(2):
+            assert client.chat(ASKED, SCHEMA, 64).text == "fine"
+        client.close()
+        tried = ["json_schema", "json_object", None]
+        assert formats(server) == [*tried[: tried.index(known) + 1], known]
+
+
+def test_refusal_in_every_format_ends_as_said_first_and_later_ones_cost_no_guess() -> None:
+    told = [refusal(f"No {number}.") for number in range(4)]
+    with Server(script=[*told, FINE]) as server:
+        client = Client(server.url, None, "m")
+        with pytest.raises(errors.StatusError, match=r"answered 400: No 0\."):
+            client.chat(ASKED, SCHEMA, 64)
+        with pytest.raises(errors.StatusError, match=r"answered 400: No 3\."):
+            client.chat(ASKED, SCHEMA, 64)
+        assert client.chat(ASKED, SCHEMA, 64).text == "fine"
+        client.close()
+        tried = ["json_schema", "json_object", None]
+        assert formats(server) == [*tried, "json_schema", "json_schema"]
+
+
+def test_prompt_that_is_too_long_in_a_simpler_format_is_too_long() -> None:
+    long = refusal("This is too much.", "context_length_exceeded")
+    with Server(script=[refusal("Bad Request"), long, FINE]) as server:
+        client = Client(server.url, None, "m")
+        with pytest.raises(errors.ContextError, match="too much"):
+            client.chat(ASKED, SCHEMA, 64)
+        assert client.chat(ASKED, SCHEMA, 64).text == "fine"
+        client.close()
+        assert formats(server) == ["json_schema", "json_object", "json_schema"]
+
+
+def test_other_words_learned_while_guessing_are_kept_with_the_guess() -> None:
+    script = [refusal("Bad Request"), refusal("use max_completion_tokens"), FINE, FINE]
+    with Server(script=script) as server:
+        client = Client(server.url, None, "m")
+        for _ in range(2):
+            client.chat(ASKED, SCHEMA, 64)
+        client.close()
+        assert formats(server) == ["json_schema", "json_object", "json_object", "json_object"]
+        assert "max_completion_tokens" in server.requests[-1].body
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_refusal_of_the_endpoint_is_not_tried_otherwise(status: int) -> None:
+    with Server(script=[status, FINE]) as server:
+        client = Client(server.url, None, "m")
+        with pytest.raises(errors.EndpointError):
+            client.chat(ASKED, SCHEMA, 64)
+        client.close()
+        assert formats(server) == ["json_schema"]
+
+
 def test_threads_that_learn_at_the_same_time_learn_the_same() -> None:
     def no_schema(request: Request) -> Canned:
         wanted = request.body.get("response_format", {}).get("type")
@@ -252,10 +320,7 @@ def test_threads_that_learn_at_the_same_time_learn_the_same() -> None:
         for thread in threads:
             thread.join()
         client.chat(ASKED, SCHEMA, 64)
-        formats = [
-            request.body.get("response_format", {}).get("type") for request in server.requests
-        ]
-        assert formats == ["json_schema"] * 8 + ["json_object"] * 9
+        assert formats(server) == ["json_schema"] * 8 + ["json_object"] * 9
         client.close()
 
 

@@ -6,7 +6,8 @@ the CallError family, by the deadline of the call. Knows nothing about recipes o
 One Client per process, shared by all LLM threads; it starts none. The openai library builds and
 sends the requests over our transport (`transport.py`) without retries of its own; replies are read
 by us (`wire.py`), because the library takes any 200 for an answer. How a server wants to be asked
-is learned from its first refusal and remembered. No error text or log holds the API key.
+is learned from its first refusal and remembered; where its words do not say, simpler formats are
+tried, until it has refused plain text as well. No error text or log holds the API key.
 """
 
 import random
@@ -84,8 +85,9 @@ class Client:
         self._openai = openai.OpenAI(
             api_key=self._key, base_url=base_url, max_retries=0, http_client=http
         )
-        self._lock = threading.Lock()  # protects the two below
+        self._lock = threading.Lock()  # protects the three below
         self._style = wire.Style()
+        self._guesses = True  # a refusal that says nothing to us may be about the format
         self._calls = 0  # under way
         self._stopping = threading.Event()
         # Why the endpoint is of no use, once known. One reference, whoever sets it: needs no lock.
@@ -164,19 +166,48 @@ class Client:
         self, messages: Sequence[Mapping[str, str]], schema: Mapping[str, Any], max_tokens: int
     ) -> wire.Answer:
         """One exchange, or more where the server has to tell first how it wants to be asked."""
+        style = known = self._style  # one reference, read at once: needs no lock
+        first: errors.CallError | None = None  # of the refusals whose words say nothing to us
         while True:
-            style = self._style  # one reference, read at once: needs no lock
             request = wire.request_body(style, self.model, messages, schema, max_tokens)
             try:
-                return self._exchange(request)
+                answer = self._exchange(request)
             except Refused as error:
                 told = wire.told(error.body, error.response.text)
                 adapted = wire.adapt(style, *told)
-                if adapted is None:
-                    raise self._rejected(error.status_code, *told[:2]) from None
-            with self._lock:
-                if self._style == style:  # else another thread has learned it meanwhile
-                    self._style = adapted
+                refused = self._rejected(error.status_code, *told[:2])
+            else:
+                self._learn(known, style)  # a guess was right
+                return answer
+            if adapted is None:
+                first = first or refused
+                adapted = self._guess(style, refused, first)
+            elif first is None:
+                self._learn(known, adapted)
+                known = adapted
+            style = adapted
+
+    def _learn(self, known: wire.Style, better: wire.Style) -> None:
+        if better is known:
+            return
+        with self._lock:
+            if self._style == known:  # else another thread has learned it meanwhile
+                self._style = better
+
+    def _guess(
+        self, style: wire.Style, refused: errors.CallError, first: errors.CallError
+    ) -> wire.Style:
+        """A simpler way to ask. Where there is none the call ends as the server said first; if all
+        were refused it was never about the format, and no later refusal is taken for that."""
+        if isinstance(refused, errors.ContextError):
+            raise refused
+        with self._lock:
+            simpler = wire.simpler(style) if self._guesses else None
+            if simpler is None and refused is not first:
+                self._guesses = False
+        if simpler is None:
+            raise first
+        return simpler
 
     def _exchange(self, request: Mapping[str, Any]) -> wire.Answer:
         """The answer in a 200; Refused, Failure or CallError for all else."""

@@ -101,9 +101,14 @@ def adapt(style: Style, message: str, kind: str, parameter: str) -> Style | None
     if style.temperature and "temperature" in told:
         return replace(style, temperature=False)
     formats = ("response_format", "json_schema", "json schema", "json_object", "structured output")
-    if style.format != "text" and any(name in told for name in formats):
-        return replace(style, format="json_object" if style.format == "json_schema" else "text")
-    return None
+    return simpler(style) if any(name in told for name in formats) else None
+
+
+def simpler(style: Style) -> Style | None:
+    """With the next format, which asks less of the server; None: there is no simpler one."""
+    if style.format == "text":
+        return None
+    return replace(style, format="json_object" if style.format == "json_schema" else "text")
 
 
 def is_too_long(message: str, kind: str) -> bool:

@@ -198,7 +198,8 @@ ROWS = [
     Row("wrong key", "401", FAILED, "E_LLM_ENDPOINT", 1, told="set OPENAI_API_KEY"),
     Row("forbidden", "403", FAILED, "E_LLM_ENDPOINT", 1),
     Row("no such model", "404", FAILED, "E_LLM_ENDPOINT", 1, told="--llm-model"),
-    Row("bad request", "400", FAILED, "E_LLM_STATUS", 1, told="answered 400"),
+    Row("bad request", "400, ...", FAILED, "E_LLM_STATUS", 3, told="answered 400"),
+    Row("schema refused without a word why", "400", DONE, None, 2),
     Row("context once", "context", DONE, None, 3),  # whole, then two halves
     Row("context always", "context, ...", FAILED, "E_LLM_CONTEXT", 2),  # whole, then a half
     Row("429, a second", "429:1", DONE, None, 2),

@@ -117,7 +117,7 @@ def test_failing_chunks_cost_no_other_chunk_and_are_done_by_the_next_run(
     all_done: dict[str, bytes],
 ) -> None:
     broken = {2, 5, 6, 11}
-    with Server(script=lambda request: 400 if request.number in broken else "ok") as server:
+    with Server(script=lambda request: 418 if request.number in broken else "ok") as server:
         words = ("run", *six(samples), "-o", "out", *TINY)
         first = reelmine(*words, *asking(server, finds))
         requests = list(server.requests)
@@ -135,7 +135,7 @@ def test_failing_chunks_cost_no_other_chunk_and_are_done_by_the_next_run(
     assert named == failed
     for name in {name for name, _ in failed}:
         lost = analysis(transcribed, name, "finds")
-        assert all("answered 400" in chunk["problem"]["message"] for chunk in lost["failed"])
+        assert all("answered 418" in chunk["problem"]["message"] for chunk in lost["failed"])
         table = f"{len(lost['failed'])} of {lost['chunks']} chunks failed"
         assert any(name in line and table in line for line in first.stdout.splitlines())
 
@@ -185,7 +185,7 @@ def test_transcription_and_calls_of_six_videos_share_one_run(
     reelmine: Reelmine, tmp_path: Path, samples: Path, finds: Path, fake: Path
 ) -> None:
     """From nothing: a server that fails every third time costs no transcript and no good reply."""
-    with Server(script=lambda request: 400 if request.number % 3 == 2 else "ok") as server:
+    with Server(script=lambda request: 418 if request.number % 3 == 2 else "ok") as server:
         words = ("run", *six(samples), "-o", "out", "--model", fake)
         done = reelmine(*words, *asking(server, finds))
         asked = len(server.requests)
