@@ -16,6 +16,7 @@ from engine.analysis.analysts import LlmAnalyst, PhrasebookAnalyst
 from engine.analysis.chunking import next_chunk
 from engine.llm import retry
 from engine.llm.client import Client
+from engine.llm.pace import Pace
 from engine.records import Chunk, Grounding, Reply, Segment, State
 from engine.testing.server import Behaviour, Canned, Request, Script, Server
 
@@ -269,6 +270,17 @@ def test_chunk_of_one_cue_that_is_too_long_fails(ask: Ask) -> None:
     with pytest.raises(errors.ContextError):
         ask(lambda _: TOO_LONG, chunk=Chunk(0, (), CHUNK.cues[:1]))
     assert len(requests(ask)) == 1
+
+
+def test_repairs_and_halves_wait_for_their_turn_too(folder: Path) -> None:
+    with Server(script=[TOO_LONG, "prose", "ok", "length", "ok"], phrasebook=folder) as server:
+        client = Client(server.url, None, "m", pace=Pace(rpm=120))  # two at once, then two a second
+        with closing(client):
+            LlmAnalyst(client).call(SUMMARY, CHUNK)
+        came = [at for at, _, _ in server.at]
+    assert [request.cues for request in server.requests] == [(5, 6, 7)] + 2 * [(5,)] + 2 * [(6, 7)]
+    for first, later in zip(came, came[2:], strict=False):
+        assert later - first > 0.4
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from engine.llm.budget import Budget
 from engine.llm.client import CONNECT_ATTEMPTS, SERVER_ATTEMPTS, Client, open_client
 from engine.llm.endpoint import find_endpoint, host_of, is_loopback, read_key
 from engine.llm.exchanges import Allowance, Exchange, Sent
+from engine.llm.pace import Pace
 from engine.llm.wire import Answer, Style, adapt, read_reply, scrub
 from engine.records import Spent
 from engine.testing.faults import mute
@@ -763,3 +765,55 @@ def test_pause_told_to_one_call_holds_the_others() -> None:
             assert 490 < (caught.value.wait or 0.0) <= 500
         assert len(server.requests) == 1
         client.close()
+
+
+# by the user's own limits
+
+
+def paced(server: Server, pace: Pace, **options: Any) -> Client:
+    return Client(server.url, None, "m", pace=pace, **options)
+
+
+def test_attempts_and_forms_of_a_call_wait_for_their_turn() -> None:
+    script = [500, refusal("no json_schema"), "reset", 429, FINE]
+    with Server(script=script) as server:
+        with closing(paced(server, Pace(rpm=120))) as client:  # two at once, then two a second
+            assert client.chat(ASKED, SCHEMA, 64).text == "fine"
+        came = [at for at, _, _ in server.at]
+    assert len(came) == 5
+    for first, later in zip(came, came[2:], strict=False):
+        assert later - first > 0.4
+
+
+def test_turn_that_does_not_come_in_time_ends_the_call_at_once_and_costs_nothing() -> None:
+    budget, began = Budget("m"), time.monotonic()
+    with Server(script=[500, FINE]) as server:
+        client = paced(server, Pace(rpm=1), call_timeout=30.0, budget=budget)
+        with closing(client), pytest.raises(errors.RateError, match="--llm-rpm 1 ") as caught:
+            client.chat(ASKED, SCHEMA, 64)
+        assert len(server.requests) == 1
+    assert time.monotonic() - began < 10.0
+    assert caught.value.wait is None  # it is no pause of the endpoint's
+    assert budget.own == Spent()
+
+
+def test_stop_ends_a_wait_for_a_turn() -> None:
+    ended: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            client.chat(ASKED, SCHEMA, 64)
+        except errors.CallError as error:
+            ended.append(error)
+
+    with Server(script=[500, FINE]) as server:
+        client = paced(server, Pace(rpm=1))
+        thread = threading.Thread(target=ask)
+        thread.start()
+        while not server.answered:
+            time.sleep(0.01)
+        time.sleep(0.2)
+        client.close()
+        thread.join(10.0)
+        assert len(server.requests) == 1
+    assert [type(error) for error in ended] == [errors.CallStopped]

@@ -30,6 +30,7 @@ from engine.llm.budget import Account, Budget
 from engine.llm.deadline import Scope, current, within
 from engine.llm.endpoint import NO_KEY, Endpoint, host_of
 from engine.llm.exchanges import Exchange, Sent, granted
+from engine.llm.pace import Pace
 from engine.llm.transport import DeadlineTransport, self_check
 
 # Attempts that a reason is worth; 429, 503 and slow replies are worth all that fit in the call.
@@ -54,12 +55,13 @@ def open_client(endpoint: Endpoint, config: Config, budget: Budget | None = None
         call_timeout=config.call_timeout,
         attempt_timeout=config.attempt_timeout,
         budget=budget,
+        pace=Pace(config.llm_rpm, config.llm_tpm),
     )
 
 
 class Client:
     """One endpoint and model, for any number of threads; without a `budget` there is no limit to
-    what they spend."""
+    what they spend, and without a `pace` none to how fast they ask."""
 
     def __init__(
         self,
@@ -70,6 +72,7 @@ class Client:
         call_timeout: float = 300.0,
         attempt_timeout: float = 120.0,
         budget: Budget | None = None,
+        pace: Pace | None = None,
     ) -> None:
         self_check()
         self.host = host_of(base_url)
@@ -77,6 +80,7 @@ class Client:
         self.call_timeout = call_timeout
         self.attempt_timeout = attempt_timeout
         self._budget = budget or Budget(model)
+        self._pace = pace or Pace()
         self._listener: Listener = _nobody
         self._gate = retry.Gate()
         self._key = api_key or NO_KEY
@@ -213,9 +217,12 @@ class Client:
         """The answer in a 200; Refused, Failure or CallError for all else."""
         prompt, completion = wire.most_tokens(request)
         with self._budget.exchange(prompt, completion, wait=current().left) as account:
+            account.free = True
+            if wait := self._pace.turn(time.monotonic(), current().left):
+                self._pause(wait)
             if self._useless is not None:  # found out by another thread, since this call began
-                account.free = True
                 raise errors.EndpointError(self._useless)
+            account.free = False
             return self._send(request, account)
 
     def _send(self, request: Mapping[str, Any], account: Account) -> wire.Answer:
@@ -249,7 +256,9 @@ class Client:
         try:
             yield report
         finally:
-            self._listener(report.exchange(time.monotonic()))
+            exchange = report.exchange(time.monotonic())
+            self._pace.ended(exchange)
+            self._listener(exchange)
 
     def _pause(self, seconds: float) -> None:
         if self._stopping.wait(seconds):

@@ -13,7 +13,8 @@ Two limits hold at once:
   server is busy, and more calls would only wait there.
 * Requests and tokens a minute: those that the user gives, and those that the server's headers tell.
   Each is a bucket that refills evenly. A user's bucket holds one second's worth, so that no server
-  sees a burst; a told one is set right by every reply.
+  sees a burst; a told one is set right by every reply. What a call sends after its first request is
+  counted here when it is sent; that it waits for the user's limits as well is `pace.py`'s.
 
 A server that asks for a pause (Retry-After) closes the gate for all, unless its own headers say
 that a shorter wait will do.
@@ -52,7 +53,7 @@ class Limits:
         self._doubling = True
         self._shrunk = 0.0  # when it last shrank
         self._round = _Round()
-        self._usual = _Usual(FIRST_TOKENS)
+        self._usual = Usual(FIRST_TOKENS)
         self._requests = _Buckets(rpm)
         self._tokens = _Buckets(tpm)
 
@@ -160,7 +161,7 @@ class _Round:
 
 
 @dataclass(slots=True)
-class _Usual:
+class Usual:
     """What an exchange takes in tokens: mean and variance, the newest counting most."""
 
     mean: float
@@ -168,6 +169,7 @@ class _Usual:
     known: bool = False
 
     def learn(self, tokens: float) -> None:
+        """An exchange took so many."""
         if not self.known:
             self.mean, self.known = tokens, True
             return
@@ -184,8 +186,8 @@ class _Buckets:
     """Requests or tokens: as the user limits them, and as the server tells."""
 
     def __init__(self, per_minute: float | None) -> None:
-        self._own = None if per_minute is None else _Bucket(per_minute / 60.0, per_minute / 60.0)
-        self._told: _Bucket | None = None
+        self._own = None if per_minute is None else Bucket.per_minute(per_minute)
+        self._told: Bucket | None = None
         self._told_at = float("-inf")  # when the exchange began that told last
         # (instant, amount) since then; more than can be under way, where nobody ever tells
         self._taken: deque[tuple[float, float]] = deque(maxlen=1_024)
@@ -222,8 +224,7 @@ class _Buckets:
     def _lower(self, amount: float, at: float) -> None:
         for bucket in (self._own, self._told):
             if bucket:
-                bucket.refill(at)
-                bucket.level -= amount  # it may go below empty
+                bucket.take(amount, at)
 
     def told(self, allowance: Allowance | None, exchange: Exchange) -> None:
         """What was left when the exchange came to the server, less what was taken since."""
@@ -235,7 +236,7 @@ class _Buckets:
         self._taken = deque(kept, self._taken.maxlen)
         rate = allowance.per_minute / 60.0
         held = self._told.holds / self._told.rate * rate if self._told else 0.0
-        bucket = _Bucket(rate, max(held, allowance.left + 1.0), exchange.began)
+        bucket = Bucket(rate, max(held, allowance.left + 1.0), exchange.began)
         bucket.level = allowance.left
         bucket.refill(exchange.ended)
         others = (amount for at, amount in self._taken if at != exchange.began)
@@ -243,7 +244,7 @@ class _Buckets:
         self._told = bucket
 
 
-class _Bucket:
+class Bucket:
     """An amount that refills evenly, up to what it holds."""
 
     def __init__(self, rate: float, holds: float, at: float = float("-inf")) -> None:
@@ -253,12 +254,24 @@ class _Bucket:
         self.level = self.holds
         self._at = at
 
+    @classmethod
+    def per_minute(cls, rate: float) -> "Bucket":
+        """One that holds one second's worth of it."""
+        return cls(rate / 60.0, rate / 60.0)
+
     def refill(self, now: float) -> None:
+        """Let time pass."""
         if now > self._at:
             self.level = min(self.holds, self.level + self.rate * (now - self._at))
             self._at = now
 
+    def take(self, amount: float, now: float) -> None:
+        """So much is gone; it may go below empty."""
+        self.refill(now)
+        self.level -= amount
+
     def wait(self, amount: float, now: float) -> float:
+        """Seconds until there is so much, or it is full."""
         self.refill(now)
         short = min(amount, self.holds) - self.level
         return max(0.0, short / self.rate)

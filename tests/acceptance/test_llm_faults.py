@@ -436,6 +436,26 @@ def test_half_that_was_paid_for_is_kept_and_only_the_other_is_asked_for_later(
     assert files(output) == shelf.clean
 
 
+def test_retries_of_all_calls_together_keep_to_the_users_own_limit(
+    shelf: Shelf, output: Path
+) -> None:
+    seen: set[int] = set()
+
+    def first_time_bad(request: Request) -> Behaviour:
+        known = request.cues[0] in seen
+        seen.add(request.cues[0])
+        return "ok" if known else 500
+
+    with Server(script=first_time_bad, phrasebook=shelf.book) as server:
+        report = engine.run([shelf.video], shelf.config_for(output, server.url, llm_rpm=120))
+        came = [at for at, _, _ in server.at]
+    assert report.exit_code == 0
+    assert len(came) == 2 * CHUNKS
+    for first, later in zip(came, came[2:], strict=False):  # at most two at once, then two a second
+        assert later - first > 0.4
+    assert files(output) == shelf.clean
+
+
 def test_after_a_401_nobody_is_asked_any_more(shelf: Shelf, output: Path) -> None:
     with Server(script="ok, 401, ...", phrasebook=shelf.book) as server:
         config = shelf.config_for(output, server.url, llm_threads=1)
