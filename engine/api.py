@@ -235,19 +235,18 @@ def _remember(ready: Prepared, loop: Loop, config: Config, tell: OnEvent) -> Non
 
 
 def _announce(ready: Prepared, tell: OnEvent) -> None:
-    transcribes = any(job.transcript is None for job in ready.jobs.values())
     tell(
         events.RunStarted(
             len(ready.found.videos),
             len(ready.jobs),
             tuple(slot.device for slot in ready.sizing.slots),
             ready.model.name,
-            ready.model.note if transcribes else None,
+            ready.model.note,
         )
     )
     if ready.ledger.notice:
         tell(events.Notice(ready.ledger.notice))
-    for sentence in _about_slots(ready) if transcribes else ():
+    for sentence in _about_slots(ready) if ready.transcribes else ():
         tell(events.Notice(sentence))
     if ready.jobs:  # else the table, which names them too, comes at once
         for problem in ready.found.problems:

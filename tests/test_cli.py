@@ -333,9 +333,10 @@ def test_wrong_path_is_told_at_once_and_in_the_table_but_not_twice_in_a_row(
 def test_run_tells_of_model_and_encoder_only_if_it_transcribes(
     samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    quick = setup.resolve(str(make_model(tmp_path / "quick", seconds=0.05)), "cpu")
-    noted, second = replace(quick, note="Another model."), Encoder("ctranslate2", "slow.", True)
-    monkeypatch.setattr(setup, "resolve", lambda *_, **__: noted)
+    quick = str(make_model(tmp_path / "quick", seconds=0.05))
+    noted = replace(setup.look_for(quick, "cpu"), note="Another model.")
+    second = Encoder("ctranslate2", "slow.", True)
+    monkeypatch.setattr(setup, "look_for", lambda *_: noted)
     monkeypatch.setattr(setup, "choose", lambda *_, **__: second)
     told: list[str | None] = []
 
@@ -345,7 +346,7 @@ def test_run_tells_of_model_and_encoder_only_if_it_transcribes(
         elif isinstance(event, events.Notice):
             told.append(event.text)
 
-    config = Config(output=tmp_path / "out", device="cpu", analysis=False)
+    config = Config(output=tmp_path / "out", model=quick, device="cpu", analysis=False)
     for again, expected in (
         (config, ["Another model.", "The encoder is ctranslate2: slow."]),
         (config, [None]),  # nothing is left to do
@@ -354,6 +355,25 @@ def test_run_tells_of_model_and_encoder_only_if_it_transcribes(
         told.clear()
         report = engine.run([samples / "moving_house.wav"], again, hear)
         assert (report.exit_code, told) == (0, expected)
+
+
+def test_model_is_neither_looked_up_nor_fetched_where_every_video_is_transcribed(
+    reelmine: Reelmine, tmp_path: Path, samples: Path, tiny_en: Path
+) -> None:
+    words = ("run", samples / "moving_house.wav", "-o", "out", *FEW, "--slots", "1")
+    assert reelmine(*words).returncode == 0
+    gone = {"REELMINE_CACHE": str(tmp_path / "cache"), "HF_HOME": str(tmp_path / "hub")}
+    gone |= {"HF_HUB_OFFLINE": "1", "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": ""}
+    again = reelmine(*words, env=gone)
+    assert (again.returncode, again.stderr) == (0, "")
+    assert "nothing new" in again.stdout
+    analysed = reelmine(*(word for word in words if word != "--no-analysis"), env=gone)
+    assert (analysed.returncode, analysed.stderr) == (0, "")
+    assert "1 chunk analysed" in analysed.stdout
+    assert not (tmp_path / "cache" / "models").exists()
+    other = reelmine(*words, "--beam-size", "1", env=gone)
+    assert other.returncode == 2
+    assert "tiny.en is not on this machine" in other.stderr
 
 
 def test_run_goes_on_when_its_reader_has_gone(tmp_path: Path, samples: Path, tiny_en: Path) -> None:
