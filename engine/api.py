@@ -246,14 +246,21 @@ def _announce(ready: Prepared, tell: OnEvent) -> None:
     )
     if ready.ledger.notice:
         tell(events.Notice(ready.ledger.notice))
-    for sentence in (*left_unused(ready.hardware.notes), *ready.sizing.left_out):
+    for sentence in _about_slots(ready) if ready.transcribes else ():
         tell(events.Notice(sentence))
-    if ready.encoder.second_best:
-        tell(events.Notice(f"The encoder is {ready.encoder.name}: {ready.encoder.why}"))
-    for problem in ready.found.problems:
-        tell(events.Notice(problem.message))
+    if ready.jobs:  # else the table, which names them too, comes at once
+        for problem in ready.found.problems:
+            tell(events.Notice(problem.message))
     for result in ready.done:
         tell(events.VideoFinished(result))
+
+
+def _about_slots(ready: Prepared) -> Iterator[str]:
+    """What of the machine is not used although it could be."""
+    yield from left_unused(ready.hardware.notes)
+    yield from ready.sizing.left_out
+    if ready.encoder.second_best:
+        yield f"The encoder is {ready.encoder.name}: {ready.encoder.why}"
 
 
 def _loop(ready: Prepared, config: Config, stack: ExitStack, tell: OnEvent) -> Loop:

@@ -9,6 +9,7 @@ import importlib.util
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from os import PathLike
 
 from engine.analysis.analysts import LlmAnalyst, PhrasebookAnalyst
@@ -56,6 +57,11 @@ class Prepared:
     jobs: Mapping[int, Job]  # what is not done, by the video's number
     done: Sequence[VideoResult]
 
+    @property
+    def transcribes(self) -> bool:
+        """Whether the model is needed."""
+        return any(job.transcript is None for job in self.jobs.values())
+
 
 def prepare(
     paths: Sequence[str | PathLike[str]],
@@ -68,7 +74,7 @@ def prepare(
     """Look at everything; the output folder stays locked until the stack closes.
 
     ``look``: only look, so that the output folder is neither made nor locked nor written to, and
-    no model is fetched; nor is it where no video was found.
+    no model is fetched; nor is it where nothing is left to transcribe.
     ``on_fetch`` hears how many bytes of a model have been fetched, of how many.
     """
     answering = find_answering(config)
@@ -83,14 +89,30 @@ def prepare(
     stack.callback(ledger.close)
     asked = answering.endpoint
     budget = open_budget(config, asked.model if asked else None, ledger.spent())
-    model = _model(config, hardware, ledger, found, look=look, on_fetch=on_fetch)
+    name = config.model or ledger.get(DEFAULT_MODEL)
+    decide = partial(_decided, config, found, hardware, answering, budget, ledger, look)
+    ready = decide(look_for(name, device_kind(config, hardware)))
+    if ready.transcribes and not look and ready.model.to_fetch is not None:
+        ready = decide(resolve(name, device_kind(config, hardware), on_progress=on_fetch))
+    return _begun(config, ready)
+
+
+def _decided(
+    config: Config,
+    found: Found,
+    hardware: Hardware,
+    answering: Answering,
+    budget: Budget,
+    ledger: Ledger,
+    look: bool,
+    model: ResolvedModel,
+) -> Prepared:
+    """What there is to do with this model, and where; writes no more than missing formats."""
     fits, damage = fitted.recall(model.identity, config.compute_type)
     if damage is not None:
         hardware = replace(hardware, notes=(*hardware.notes, damage))
     begun = ledger.get(BEGUN_ENCODER)
     sizing, encoder = size_with_encoder(config, hardware, model, fits, begun)
-    if encoder.name != begun and found.videos:
-        ledger.set(BEGUN_ENCODER, encoder.name)
     options = speech_options(config, model)
     shelf = Shelf(
         config.output,
@@ -195,28 +217,18 @@ def speech_options(config: Config, model: ResolvedModel) -> SpeechOptions:
     )
 
 
-def _model(
-    config: Config,
-    hardware: Hardware,
-    ledger: Ledger,
-    found: Found,
-    *,
-    look: bool,
-    on_fetch: Progress | None,
-) -> ResolvedModel:
-    """The model asked for; without a name, the one this folder was begun with."""
+def _begun(config: Config, ready: Prepared) -> Prepared:
+    """Keep what the folder is begun with; with a note if that is less than it could be."""
+    ledger, model = ready.ledger, ready.model
     begun = ledger.get(DEFAULT_MODEL) if config.model is None else None
-    kind = device_kind(config, hardware)
-    if not found.videos:
-        return replace(look_for(config.model or begun, kind), note=None)  # nobody will need it
-    if look:
-        model = look_for(config.model or begun, kind)
-    else:
-        model = resolve(config.model or begun, kind, on_progress=on_fetch)
-    if config.model is None and begun is None:
-        ledger.set(DEFAULT_MODEL, model.name)
-    notes = filter(None, [begun and _better(begun, kind), model.note])
-    return replace(model, note=" ".join(notes) or None)
+    if ready.found.videos:
+        if config.model is None and begun is None:
+            ledger.set(DEFAULT_MODEL, model.name)
+        if ledger.get(BEGUN_ENCODER) != ready.encoder.name:
+            ledger.set(BEGUN_ENCODER, ready.encoder.name)
+    better = begun and _better(begun, device_kind(config, ready.hardware))
+    notes = filter(None, [better, model.note] if ready.transcribes else [])
+    return replace(ready, model=replace(model, note=" ".join(notes) or None))
 
 
 def _better(begun: str, kind: str) -> str | None:

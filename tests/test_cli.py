@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -12,9 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from shell import Reelmine, command, environment
 
-from engine import __version__, config
+import engine
+from engine import __version__, config, events, setup
+from engine.config import Config
 from engine.options import run_options, talk_options
+from engine.speech.encoders import Encoder
 from engine.spelling import Command, spelled_out
+from engine.testing.transcriber import make_model
 
 
 @click.command(cls=Command)
@@ -307,6 +312,68 @@ def test_run_prints_a_line_per_video_and_status_tells_the_same_later(
     quiet = reelmine(*words, "--quiet")
     assert quiet.stdout == ""
     assert "broken" in quiet.stderr and "coffee" not in quiet.stderr
+
+
+def test_wrong_path_is_told_at_once_and_in_the_table_but_not_twice_in_a_row(
+    reelmine: Reelmine, tmp_path: Path, samples: Path
+) -> None:
+    model = make_model(tmp_path / "quick", seconds=0.05)
+    words = ("run", "typo.mp4", samples / "moving_house.wav", "-o", "out", "--model", model)
+    said = "typo.mp4 does not exist; check the spelling."
+    lines = reelmine(*words).stdout.splitlines()
+    [at_once, in_table] = [number for number, line in enumerate(lines) if said in line]
+    [ended] = [number for number, line in enumerate(lines) if line.startswith("done ")]
+    assert at_once < ended < in_table  # a run may take hours, and a quick remedy saves them
+    again = reelmine(*words)
+    assert again.returncode == 1
+    assert again.stdout.count(said) == 1
+    assert again.stdout.splitlines()[-1] == f"  problem     {said}"
+
+
+def test_run_tells_of_model_and_encoder_only_if_it_transcribes(
+    samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = str(make_model(tmp_path / "quick", seconds=0.05))
+    noted = replace(setup.look_for(quick, "cpu"), note="Another model.")
+    second = Encoder("ctranslate2", "slow.", True)
+    monkeypatch.setattr(setup, "look_for", lambda *_: noted)
+    monkeypatch.setattr(setup, "choose", lambda *_, **__: second)
+    told: list[str | None] = []
+
+    def hear(event: events.Event) -> None:
+        if isinstance(event, events.RunStarted):
+            told.append(event.note)
+        elif isinstance(event, events.Notice):
+            told.append(event.text)
+
+    config = Config(output=tmp_path / "out", model=quick, device="cpu", analysis=False)
+    for again, expected in (
+        (config, ["Another model.", "The encoder is ctranslate2: slow."]),
+        (config, [None]),  # nothing is left to do
+        (replace(config, analysis=True), [None]),  # nor to be transcribed
+    ):
+        told.clear()
+        report = engine.run([samples / "moving_house.wav"], again, hear)
+        assert (report.exit_code, told) == (0, expected)
+
+
+def test_model_is_neither_looked_up_nor_fetched_where_every_video_is_transcribed(
+    reelmine: Reelmine, tmp_path: Path, samples: Path, tiny_en: Path
+) -> None:
+    words = ("run", samples / "moving_house.wav", "-o", "out", *FEW, "--slots", "1")
+    assert reelmine(*words).returncode == 0
+    gone = {"REELMINE_CACHE": str(tmp_path / "cache"), "HF_HOME": str(tmp_path / "hub")}
+    gone |= {"HF_HUB_OFFLINE": "1", "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": ""}
+    again = reelmine(*words, env=gone)
+    assert (again.returncode, again.stderr) == (0, "")
+    assert "nothing new" in again.stdout
+    analysed = reelmine(*(word for word in words if word != "--no-analysis"), env=gone)
+    assert (analysed.returncode, analysed.stderr) == (0, "")
+    assert "1 chunk analysed" in analysed.stdout
+    assert not (tmp_path / "cache" / "models").exists()
+    other = reelmine(*words, "--beam-size", "1", env=gone)
+    assert other.returncode == 2
+    assert "tiny.en is not on this machine" in other.stderr
 
 
 def test_run_goes_on_when_its_reader_has_gone(tmp_path: Path, samples: Path, tiny_en: Path) -> None:

