@@ -89,7 +89,7 @@ def test_recognizer_understands_what_torch_has_encoded(tiny_en, rows, number_typ
     results = recognizer.decode(
         states, range(len(rows)), [30.0] * len(rows), ["en"] * len(rows), OPTIONS
     )
-    assert "burned the midnight oil" in "".join(p.text for r in results for p in r.pieces)
+    assert "dead on my feet" in "".join(p.text for r in results for p in r.pieces)
 
 
 def test_slots_with_torch_give_the_same_bytes_and_name_it(samples, tiny_en, tmp_path):

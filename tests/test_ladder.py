@@ -88,6 +88,37 @@ def test_dropped_rest_is_won_back(recognizer, good, alone):
     assert dropped
 
 
+class Counting:
+    """A recogniser that counts the rows it encodes, and may have nothing more to say."""
+
+    def __init__(self, recognizer, *, mute=False):
+        self._recognizer = recognizer
+        self._mute = mute
+        self.encoded = 0
+
+    def encode(self, rows):
+        self.encoded += len(rows)
+        return self._recognizer.encode(rows)
+
+    def decode(self, *positional, heard=(), **named):
+        results = self._recognizer.decode(*positional, heard=heard, **named)
+        if self._mute and heard:
+            return [replace(r, pieces=had) for r, had in zip(results, heard, strict=True)]
+        return results
+
+
+def test_rest_is_read_on_from_the_same_states_or_heard_anew_where_that_gives_nothing(
+    recognizer, good, alone
+):
+    reading = Counting(recognizer)
+    assert Ladder(reading, GATED).hear(good) == alone[: len(good)]
+    assert reading.encoded == len(good)
+    hearing = Counting(recognizer, mute=True)
+    results = Ladder(hearing, GATED).hear(good)
+    assert hearing.encoded > len(good)
+    assert [rest_of(r, s.seconds) for r, s in zip(results, good, strict=True)] == [None] * len(good)
+
+
 def test_rest_has_word_times_of_its_window(recognizer, good):
     worded = replace(GATED, word_timestamps=True)
     results = Ladder(recognizer, worded).hear(good)
@@ -136,7 +167,13 @@ def test_noise_that_was_taken_for_speech_gives_no_text(recognizer):
 def run_on_bad_speech(samples, tiny_en, tmp_path_factory):
     folder = tmp_path_factory.mktemp("suspect")
     write_wav(folder / "backwards.wav", decoded(samples / REVERSED)[::-1])
-    config = Config(output=folder / "out", model="tiny.en", language="en", analysis=False)
+    config = Config(
+        output=folder / "out",
+        model="tiny.en",
+        language="en",
+        encoder="ctranslate2",
+        analysis=False,
+    )
     return folder, config, engine.run([folder / "backwards.wav"], config)
 
 

@@ -5,11 +5,16 @@ text that fails a gate is decoded again from the same encoder states, with a wid
 three tokens twice; if that fails too, its stretch is cut in two at the longest pause inside and
 both halves are heard; the best is kept, else the window is marked suspect. What repeats itself is
 cut in any case: the second step can avoid a loop, but only at the cost of what is said more than
-once. A segment that comes again and again is believed if the halves have it too. Where text ends
-before the speech does, the rest is heard as a row of its own, as sequential decoding goes on from
-its last timestamp. All stretches of a batch that need the same step take it together, and none
-looks at another: the outcome of a window follows from its row and the options. Knows nothing about
-files and processes; what fails a gate is decided in ``quality``.
+once. A segment that comes again and again is believed if the halves have it too.
+
+Where text ends before the speech does, it is read on from the same states, after the last time
+that it has; where that gives nothing good, the rest is heard as a row of its own, as sequential
+decoding goes on from its last timestamp. The first is as right and needs no encoder
+(benchmarks/README.md, accuracy.py).
+
+All stretches of a batch that need the same step take it together, and none looks at another: the
+outcome of a window follows from its row and the options. Knows nothing about files and processes;
+what fails a gate is decided in ``quality``.
 """
 
 import itertools
@@ -24,7 +29,7 @@ from engine.speech.quality import Flaw
 from engine.speech.whisper import Recognizer, take
 
 FRAMES = 100  # of a row, a second
-RESTS = 5  # times that the rest of a window is heard at most
+RESTS = 5  # times that the rest of a window is read on, or heard, at most
 SHORTEST = 1.0  # seconds of a half
 
 
@@ -72,11 +77,17 @@ class Ladder:
             if n not in believed or flaw is not Flaw.ECHO:
                 results[n] = quality.marked(results[n], flaw, stretches[n].seconds)
         if rests:
+            self._read_on(states, stretches, results)
             self._go_on(stretches, results, rests - 1)
         return results
 
     def _decode(
-        self, states: object, stretches: Sequence[Stretch], *, again: bool = False
+        self,
+        states: object,
+        stretches: Sequence[Stretch],
+        *,
+        heard: Sequence[tuple[Piece, ...]] = (),
+        again: bool = False,
     ) -> list[WindowResult]:
         results = self._recognizer.decode(
             states,
@@ -85,6 +96,7 @@ class Ladder:
             [stretch.language for stretch in stretches],
             self._options,
             [() if again else stretch.before for stretch in stretches],
+            heard=heard,
             again=again,
         )
         return [quality.without_noise(result) for result in results]
@@ -124,26 +136,44 @@ class Ladder:
 
     def _halves(self, halves: Sequence[Stretch]) -> list[WindowResult]:
         """Halves are decoded once and may go on, but are not cut again."""
-        results = self._decode(self._recognizer.encode([half.row for half in halves]), halves)
+        states = self._recognizer.encode([half.row for half in halves])
+        results = self._decode(states, halves)
+        self._read_on(states, halves, results)
         self._go_on(halves, results, 0)
         return results
 
+    def _read_on(
+        self, states: object, stretches: Sequence[Stretch], results: list[WindowResult]
+    ) -> None:
+        """From the same states, after the last text, as long as that is too early to be the end."""
+        going = set(range(len(stretches)))
+        for _ in range(RESTS):
+            starts = {n: s for n, s in _unfinished(results, stretches).items() if n in going}
+            if not starts:
+                return
+            wholes = self._decode(
+                take(states, list(starts)),
+                [_after(stretches[n], results[n]) for n in starts],
+                heard=[results[n].pieces for n in starts],
+            )
+            going = set()
+            for (n, start), whole in zip(starts.items(), wholes, strict=True):
+                known = len(results[n].pieces)
+                rest = replace(whole, pieces=whole.pieces[known:])
+                if _is_good(results[n], rest, stretches[n].seconds - start):
+                    first = replace(results[n], pieces=whole.pieces[:known])  # words are new
+                    results[n] = _together(first, rest)
+                    going.add(n)
+                else:
+                    results[n] = replace(results[n], decodings=results[n].decodings + 1)
+
     def _go_on(self, stretches: Sequence[Stretch], results: list[WindowResult], rests: int) -> None:
         """Hear what comes after the last text, where that is too early to be the end."""
-        starts = {
-            n: start
-            for n, stretch in enumerate(stretches)
-            if not results[n].suspect
-            and (start := quality.rest_of(results[n], stretch.seconds)) is not None
-        }
+        starts = _unfinished(results, stretches)
         if not starts:
             return
         parts = [
-            replace(
-                _slice(stretches[n], start, stretches[n].seconds),
-                language=results[n].language,
-                before=stretches[n].before + _tokens(results[n]),
-            )
+            _slice(_after(stretches[n], results[n]), start, stretches[n].seconds)
             for n, start in starts.items()
         ]
         heard = self.hear(parts, rests)
@@ -174,22 +204,44 @@ def join(first: WindowResult, start: float, second: WindowResult) -> WindowResul
 
     What the first took for later than that (a half may be given a time after its end) ends there.
     """
+    ended = [replace(p, start=min(p.start, start), end=min(p.end, start)) for p in first.pieces]
+    moved = [_later(piece, start) for piece in second.pieces]
+    return _together(replace(first, pieces=tuple(ended)), replace(second, pieces=tuple(moved)))
+
+
+def _together(first: WindowResult, second: WindowResult) -> WindowResult:
+    """One result of two with times from the same begin."""
     counts = [1 + sum(len(piece.tokens) for piece in part.pieces) for part in (first, second)]
     logprob = (first.avg_logprob * counts[0] + second.avg_logprob * counts[1]) / sum(counts)
     return replace(
         first,
         avg_logprob=logprob,
-        pieces=(
-            *(
-                replace(piece, start=min(piece.start, start), end=min(piece.end, start))
-                for piece in first.pieces
-            ),
-            *(_later(piece, start) for piece in second.pieces),
-        ),
+        pieces=first.pieces + second.pieces,
         word_median=first.word_median or second.word_median,
         suspect=first.suspect or second.suspect,
         decodings=first.decodings + second.decodings,
     )
+
+
+def _unfinished(results: Sequence[WindowResult], stretches: Sequence[Stretch]) -> dict[int, float]:
+    """Where text ends too early to be the end, by number of the stretch."""
+    rests = {
+        n: quality.rest_of(result, stretch.seconds)
+        for n, (result, stretch) in enumerate(zip(results, stretches, strict=True))
+        if not result.suspect
+    }
+    return {n: start for n, start in rests.items() if start is not None}
+
+
+def _after(stretch: Stretch, result: WindowResult) -> Stretch:
+    """The stretch, with what was heard in it as text before."""
+    return replace(stretch, language=result.language, before=stretch.before + _tokens(result))
+
+
+def _is_good(result: WindowResult, rest: WindowResult, seconds: float) -> bool:
+    """Whether a rest of so many seconds passes the gates and is new."""
+    passes = bool(rest.pieces) and quality.flaw_of(rest, seconds) is None
+    return passes and quality.goes_on(result, rest)
 
 
 def _with_rest(result: WindowResult, start: float, rest: WindowResult) -> WindowResult:

@@ -89,19 +89,29 @@ class Recognizer:
         options: SpeechOptions,
         before: Sequence[Sequence[int]] = (),
         *,
+        heard: Sequence[tuple[Piece, ...]] = (),
         again: bool = False,
     ) -> list[WindowResult]:
         """The text of each row, in order.
 
         ``seconds`` is the speech in each window; a language that is ``None`` is detected from the
         same states. ``before``: tokens of what was said before each row, () if nothing is known;
-        ``again``: with a wider beam, and no three tokens twice.
+        ``heard``: pieces that a row has already, which are in ``before`` too: it is read on from
+        the end of the last one, and the result has these and the new ones, with the new ones'
+        probability; ``again``: with a wider beam, and no three tokens twice.
         """
         spoken = self._languages(states, languages)
         tokenizers = [self._tokenizer(language, options.task) for language, _ in spoken]
+        heard = heard or [()] * len(spoken)
+        stamps = [
+            [tokenizer.timestamp_begin + round(had[-1].end / TICK)] if had else []
+            for tokenizer, had in zip(tokenizers, heard, strict=True)
+        ]
         prompts = [
-            self._prompt(tokenizer, options, said)
-            for tokenizer, said in zip(tokenizers, before or [()] * len(spoken), strict=True)
+            self._prompt(tokenizer, options, said) + stamp
+            for tokenizer, said, stamp in zip(
+                tokenizers, before or [()] * len(spoken), stamps, strict=True
+            )
         ]
         outputs = self._generate(states, prompts, tokenizers[0], options, again=again)
         results = []
@@ -109,9 +119,11 @@ class Recognizer:
             states = on_host(states)  # once, not for each row
         for row, output in enumerate(outputs):
             tokens = output.sequences_ids[0]
-            pieces = split(tokens, seconds[row], tokenizers[row])
+            # the stamp is the first token of the output: one more before it makes it a border
+            found = split([*stamps[row], *tokens], seconds[row], tokenizers[row])
+            pieces = [*heard[row], *found]
             median = 0.0
-            if options.word_timestamps and pieces:
+            if options.word_timestamps and found:
                 pieces, median = self._align(states, row, pieces, seconds[row], tokenizers[row])
             results.append(
                 WindowResult(
