@@ -48,7 +48,7 @@ RECIPE = """
 name = "remarks"
 prompt = "Say in one sentence what is remarkable in the dialogue."
 min_words = 4
-max_words = 16
+max_words = 32
 
 [fields.remark]
 type = "string"
@@ -91,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--minutes", type=float, default=60.0, help="speech in all (default 60)")
     add("--seed", type=int, default=1)
     add("--model", default="tiny.en")
-    add("--threads", type=int, default=16, help="--llm-threads (default 16)")
+    add("--threads", type=int, default=8, help="--llm-threads (default 8)")
     add("--median", type=float, default=1.0, help="of the latency, in seconds (default 1)")
     add("--sigma", type=float, default=0.5, help="of the lognormal latency (default 0.5)")
     add("--rounds", type=int, default=1)
