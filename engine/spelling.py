@@ -58,6 +58,13 @@ class Command(click.Command):
         """click's, after yes-or-no options have got their values."""
         return super().parse_args(ctx, spelled_out(args, self.get_params(ctx)))
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """click's; it would end without a word where the pipe to one of our processes breaks."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise RuntimeError(f"a process that was written to has gone ({error})") from error
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """click's, with the headings of our options."""
         sections: dict[str, list[tuple[str, str]]] = {}

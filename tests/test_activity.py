@@ -62,6 +62,7 @@ levels = st.sampled_from([0.1, 0.4, 0.9])
 runs = st.lists(st.tuples(levels, st.integers(1, 1100)), min_size=1, max_size=14)
 
 
+@pytest.mark.slow
 @given(runs, st.integers(0, FRAME - 1), st.integers(1, 40_000))
 def test_any_course_of_speech_and_silence_gives_the_librarys_spans(course, rest, step):
     """Over-long speech, cuts at short pauses, speech to the very end: all branches."""

@@ -1,5 +1,6 @@
 """The command as people and scripts use it: spellings, exit codes, one sentence for an error."""
 
+import errno
 import json
 import os
 import subprocess
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from shell import Reelmine, command, environment
 
 import engine
-from engine import __version__, config, events, setup
+from engine import __version__, cli, config, events, setup
 from engine.config import Config
 from engine.options import run_options, talk_options
 from engine.speech.encoders import Encoder
@@ -391,6 +392,17 @@ def test_run_goes_on_when_its_reader_has_gone(tmp_path: Path, samples: Path, tin
     os.close(writing)
     assert (done.returncode, done.stderr) == (0, b"")
     assert (tmp_path / "out" / "coffee_shop.srt").exists()
+
+
+def test_pipe_to_a_process_that_breaks_is_not_taken_for_a_reader_that_has_gone(
+    monkeypatch, capsys, tmp_path: Path
+) -> None:
+    def breaks(*_: object) -> int:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr(cli, "_run", breaks)
+    assert cli.main(["run", str(tmp_path), "-o", str(tmp_path / "out")]) == 1
+    assert "a process that was written to has gone" in capsys.readouterr().err
 
 
 def test_demo_ends_by_naming_files_that_are_there(

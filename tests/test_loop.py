@@ -218,6 +218,7 @@ def test_second_signal_stops_at_once(videos, tmp_path):
     assert alive == []
 
 
+@pytest.mark.slow
 def test_time_limit_ends_in_try_again(videos, slow, tmp_path):
     config = Config(
         output=tmp_path / "out", model=slow, slots=1, batch_size=1, time_limit=4.0, grace=2.0

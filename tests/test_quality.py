@@ -12,6 +12,7 @@ from engine.speech.ladder import join, longest_pause, stretch_of
 from engine.speech.quality import (
     Flaw,
     agree,
+    begins_again,
     better,
     flaw_of,
     goes_on,
@@ -114,6 +115,14 @@ def test_text_before_once_more_is_no_rest():
     assert not goes_on(said, result(" we went home!"))
     assert goes_on(said, result(" We went home again."))
     assert goes_on(said, result())
+
+
+def test_what_was_read_on_must_not_begin_with_the_words_before():
+    said = result(" They chose the steward,", " who was picked by the")
+    assert begins_again(said, result(" by the whole body."))
+    assert begins_again(said, result(" The whole body."))
+    assert not begins_again(said, result(" whole body, by the way."))
+    assert not begins_again(said, result())
 
 
 def test_text_without_flaw_is_better_than_a_likelier_one():

@@ -108,6 +108,7 @@ def dropped(recognizer, audio, tiny_en):
     return extra
 
 
+@pytest.mark.slow
 def test_results_do_not_depend_on_batch_neighbours(recognizer, audio):
     short = audio[: 100 * SAMPLE_RATE]
     alone = transcribed(recognizer, short, OPTIONS, batch=1)
@@ -115,6 +116,7 @@ def test_results_do_not_depend_on_batch_neighbours(recognizer, audio):
     assert alone == together
 
 
+@pytest.mark.slow
 def test_word_times_are_the_pipelines(recognizer, audio, tiny_en):
     audio = audio[: 100 * SAMPLE_RATE]
     ours = transcribed(recognizer, audio, replace(OPTIONS, word_timestamps=True), batch=1)
@@ -129,6 +131,7 @@ def test_word_times_are_the_pipelines(recognizer, audio, tiny_en):
         assert word.end == pytest.approx(other.end, abs=0.021)
 
 
+@pytest.mark.slow
 def test_sequential_mode_is_transcribe_at_temperature_0(recognizer, samples, tiny_en):
     audio = decoded(samples / "coffee_shop.mp4")
     decoder = FileDecoder(

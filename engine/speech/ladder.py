@@ -239,9 +239,10 @@ def _after(stretch: Stretch, result: WindowResult) -> Stretch:
 
 
 def _is_good(result: WindowResult, rest: WindowResult, seconds: float) -> bool:
-    """Whether a rest of so many seconds passes the gates and is new."""
+    """Whether a rest of so many seconds passes the gates and is new, to its first word."""
     passes = bool(rest.pieces) and quality.flaw_of(rest, seconds) is None
-    return passes and quality.goes_on(result, rest)
+    new = quality.goes_on(result, rest) and not quality.begins_again(result, rest)
+    return passes and new
 
 
 def _with_rest(result: WindowResult, start: float, rest: WindowResult) -> WindowResult:

@@ -19,6 +19,7 @@ LOOP_TIMES, LOOP_WORDS = 4, 8  # the same words in a row so often, and so many i
 FASTEST = 30.0  # characters a second; the fastest speakers stay below 25
 ENOUGH = 3.0  # seconds of what is taken for speech that must give text
 LEFT = 1.0  # seconds without text at the end; 0.4 of them are the padding of voice detection
+SEAM = 4  # words that may be said twice where text was read on
 ALIKE = 0.8  # share of words in common from which two hearings say the same
 
 
@@ -92,6 +93,12 @@ def goes_on(result: WindowResult, rest: WindowResult) -> bool:
     """Whether what was heard of a rest is new, and not the end of the text before once more."""
     before, after = (_plain(text_of(part)) for part in (result, rest))
     return not after or before[-len(after) :] != after
+
+
+def begins_again(result: WindowResult, rest: WindowResult) -> bool:
+    """Whether what was read on begins with the last words of the text before once more."""
+    before, after = (_plain(text_of(part)) for part in (result, rest))
+    return any(before[-count:] == after[:count] for count in range(1, SEAM + 1))
 
 
 def better(first: WindowResult, second: WindowResult, seconds: float) -> WindowResult:

@@ -221,6 +221,7 @@ def test_one_video_alone(
 # Threads
 
 
+@pytest.mark.slow
 def test_one_thread_gives_the_bytes_of_sixteen(
     reelmine: Reelmine,
     tmp_path: Path,
