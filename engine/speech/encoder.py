@@ -132,8 +132,8 @@ def attention_in_blocks(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor
     """As torch's scaled_dot_product_attention on a CPU: [n, heads, frames, width], each.
 
     Two plain products and a softmax for each block of queries: where a CPU multiplies bfloat16 but
-    has no AMX, half as long again as fast as torch's own, which is written for AMX
-    (benchmarks/encoders.py).
+    has no AMX, two thirds of the time of torch's own, which is written for AMX
+    (benchmarks/README.md, encoders.py).
     """
     count, heads, frames, width = queries.shape
     seen = torch.empty((count, frames, heads, width), dtype=queries.dtype).transpose(1, 2)
