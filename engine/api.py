@@ -270,7 +270,7 @@ def _loop(ready: Prepared, config: Config, stack: ExitStack, tell: OnEvent) -> L
         ready.options,
         ready.model,
         CANARY_WORDS if ready.model.name in catalogue() else (),
-        ready.encoder.torch_type,
+        ready.encoder,
         slots,
         scratch.path,
         windows_that_may_wait(slots, ready.model.mels, scratch.free, scratch.path)
@@ -308,7 +308,7 @@ def _check_slot(
         slot.compute_type,
         slot.threads,
         CANARY_WORDS if model.name in catalogue() else (),
-        encoder.torch_type,
+        encoder,
     )
     try:
         info: slot_worker.SlotInfo = call_once(

@@ -27,6 +27,7 @@ from engine.pools.slots import plural
 from engine.records import SAMPLE_RATE, Probe, Problem, SpeechOptions, WindowResult
 from engine.schedule import Schedule
 from engine.shortage import Shortage
+from engine.speech.encoders import Encoder
 from engine.speech.models import ResolvedModel
 from engine.store.ledger import Ledger
 from engine.usage import Usage
@@ -45,7 +46,7 @@ class SpeechSetup:
     options: SpeechOptions
     model: ResolvedModel
     canary_words: tuple[str, ...]
-    torch_type: str | None  # numbers of torch's encoder; None: CTranslate2 encodes
+    encoder: Encoder
     slots: tuple[SlotPlan, ...]
     scratch: Path
     may_wait: int | None  # windows that fit into scratch while they wait; None: there are no rows
@@ -277,7 +278,7 @@ class Batches:
             self.shortage.compute_type(place),
             plan.threads,
             self._setup.canary_words,
-            self._setup.torch_type,
+            self._setup.encoder,
         )
         self._crew.submit(place, "open", None, slot_worker.open_slot, spec)
 

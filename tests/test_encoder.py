@@ -17,6 +17,7 @@ from test_whisper import OPTIONS, rows_of  # noqa: E402 -- needs no torch, but t
 
 from engine.speech.canary import listen  # noqa: E402
 from engine.speech.encoder import Int8Linear, TorchEncoder, attention_in_blocks  # noqa: E402
+from engine.speech.encoders import Encoder  # noqa: E402
 from engine.speech.whisper import Recognizer  # noqa: E402
 
 
@@ -82,7 +83,8 @@ def test_states_do_not_depend_on_neighbours_or_threads(tiny_en, rows, number_typ
 
 @pytest.mark.parametrize("number_type", ["bfloat16", "int8"])
 def test_recognizer_understands_what_torch_has_encoded(tiny_en, rows, number_type):
-    recognizer = Recognizer(tiny_en, "cpu", "int8", 2, number_type)
+    encoder = Encoder(f"torch-{number_type}-speech", "")
+    recognizer = Recognizer(tiny_en, "cpu", "int8", 2, encoder)
     heard, _ = listen(recognizer, ("meeting", "tuesday"))
     assert heard.startswith("The meeting")
     states = recognizer.encode(rows)
@@ -100,5 +102,6 @@ def test_slots_with_torch_give_the_same_bytes_and_name_it(samples, tiny_en, tmp_
     for file in filter(Path.is_file, (tmp_path / "1").iterdir()):
         assert file.read_bytes() == (tmp_path / "2" / file.name).read_bytes()
     stored = read_result_json((tmp_path / "1" / "coffee_shop.json").read_bytes())
-    assert stored.model["encoder"] in ("torch-int8", "torch-bfloat16", "torch-float32")
+    numbers = ("int8", "bfloat16", "float32")
+    assert stored.model["encoder"] in [f"torch-{kind}-speech" for kind in numbers]
     assert len(stored.transcript.segments) > 10

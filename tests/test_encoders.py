@@ -11,7 +11,7 @@ from engine import events, setup
 from engine.errors import UsageError
 from engine.pools.hardware import snapshot
 from engine.setup import BEGUN_ENCODER
-from engine.speech.encoders import Means, choose
+from engine.speech.encoders import Encoder, Means, choose
 from engine.store.ledger import Ledger
 from engine.testing.transcriber import make_model
 
@@ -32,15 +32,15 @@ def chosen(asked, here, begun=None, sequential=False):
 @pytest.mark.parametrize(
     ("here", "name"),
     [
-        (means(), "torch-bfloat16"),
-        (means(features=AMX | VNNI), "torch-bfloat16"),
-        (means(features=VNNI), "torch-int8"),
-        (means(features=VNNI, int8=False), "ctranslate2"),
-        (means(features=VNNI, torch=False), "ctranslate2"),
-        (means(features=AVX), "ctranslate2"),
-        (means(features=frozenset()), "ctranslate2"),
-        (means(torch=False), "ctranslate2"),
-        (means(unknown="its encoder has other parts"), "ctranslate2"),
+        (means(), "torch-bfloat16-speech"),
+        (means(features=AMX | VNNI), "torch-bfloat16-speech"),
+        (means(features=VNNI), "torch-int8-speech"),
+        (means(features=VNNI, int8=False), "ctranslate2-speech"),
+        (means(features=VNNI, torch=False), "ctranslate2-speech"),
+        (means(features=AVX), "ctranslate2-speech"),
+        (means(features=frozenset()), "ctranslate2-speech"),
+        (means(torch=False), "ctranslate2-speech"),
+        (means(unknown="its encoder has other parts"), "ctranslate2-speech"),
         (means(device="cuda"), "ctranslate2"),
     ],
 )
@@ -51,10 +51,10 @@ def test_best_encoder_follows_from_processor_and_installation(here, name):
 @pytest.mark.parametrize(
     ("here", "name"),
     [
-        (means(features=VNNI), "torch-int8"),
-        (means(features=VNNI, int8=False), "torch-bfloat16"),
-        (means(features=AVX), "torch-bfloat16"),
-        (means(features=frozenset()), "torch-float32"),
+        (means(features=VNNI), "torch-int8-speech"),
+        (means(features=VNNI, int8=False), "torch-bfloat16-speech"),
+        (means(features=AVX), "torch-bfloat16-speech"),
+        (means(features=frozenset()), "torch-float32-speech"),
         (means(device="cuda"), "torch-float16"),
     ],
 )
@@ -63,15 +63,31 @@ def test_torch_asked_for_computes_in_what_the_device_has(here, name):
     assert chosen("ctranslate2", here) == "ctranslate2"
 
 
-@pytest.mark.parametrize("features", [AMX, VNNI])
-def test_a_processor_with_fast_units_but_without_torch_hears_what_it_misses(features):
+@pytest.mark.parametrize(("features", "every_run"), [(AMX, True), (VNNI, False)])
+def test_a_processor_with_fast_units_but_without_torch_hears_what_it_misses(features, every_run):
     encoder = choose("auto", None, means(features=features, torch=False), sequential=False)
-    assert "pip install 'reelmine[torch]'" in encoder.why and encoder.second_best
+    assert "pip install 'reelmine[torch]'" in encoder.why
+    assert encoder.second_best == every_run
+
+
+@pytest.mark.parametrize(
+    ("name", "torch_type", "speech_only"),
+    [
+        ("ctranslate2", None, False),
+        ("ctranslate2-speech", None, True),
+        ("torch-int8-speech", "int8", True),
+        ("torch-float16", "float16", False),
+    ],
+)
+def test_a_name_says_what_is_multiplied_and_what_is_read(name, torch_type, speech_only):
+    encoder = Encoder(name, "")
+    assert (encoder.torch_type, encoder.speech_only) == (torch_type, speech_only)
 
 
 def test_a_folder_keeps_the_encoder_it_was_begun_with():
     assert chosen("auto", means(), begun="ctranslate2") == "ctranslate2"
     assert chosen("auto", means(features=AVX), begun="torch-bfloat16") == "torch-bfloat16"
+    assert chosen("auto", means(torch=False), begun="ctranslate2-speech") == "ctranslate2-speech"
     assert chosen("ctranslate2", means(), begun="torch-bfloat16") == "ctranslate2"
 
 
@@ -115,7 +131,7 @@ def test_plan_names_the_encoder_and_the_reason(reelmine, samples, tmp_path):
     done = reelmine(
         "plan", samples / "moving_house.wav", "--model", model, "--encoder", "ctranslate2"
     )
-    assert "encoder      ctranslate2: asked for" in done.stdout.splitlines()
+    assert "\nencoder      ctranslate2: asked for; whole windows" in done.stdout
 
 
 def test_run_says_why_it_goes_without_the_faster_encoder_and_what_it_could_not_read(
@@ -131,4 +147,4 @@ def test_run_says_why_it_goes_without_the_faster_encoder_and_what_it_could_not_r
     assert engine.run([samples / "moving_house.wav"], config, told.append).exit_code == 0
     notices = [event.text for event in told if isinstance(event, events.Notice)]
     assert "A note." in notices
-    assert any(text.startswith("The encoder is ctranslate2: torch") for text in notices)
+    assert any(text.startswith("The encoder is ctranslate2-speech: torch") for text in notices)

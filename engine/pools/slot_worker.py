@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from engine.errors import MediaError
 from engine.pools.out_of_memory import out_of_memory_named
 from engine.records import SAMPLE_RATE, Problem, Segment, SpeechOptions, Window, WindowResult
+from engine.speech.encoders import WHOLE, Encoder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,7 +35,7 @@ class SlotSpec:
     compute_type: str
     threads: int
     canary_words: tuple[str, ...]  # words the canary must hold; empty: only "not empty"
-    torch_type: str | None = None  # numbers of torch's encoder; None: CTranslate2 encodes
+    encoder: Encoder = WHOLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,7 @@ def open_slot(spec: SlotSpec) -> SlotInfo:
         from engine.speech.whisper import Recognizer
 
         recognizer = Recognizer(
-            spec.model, spec.device, spec.compute_type, spec.threads, spec.torch_type
+            spec.model, spec.device, spec.compute_type, spec.threads, spec.encoder
         )
         heard, seconds = listen(recognizer, spec.canary_words)
     _slot = _Slot(recognizer)

@@ -9,14 +9,17 @@ import re
 import time
 import wave
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from faster_whisper.feature_extractor import FeatureExtractor
 
 from engine.errors import SlotError
 from engine.records import SAMPLE_RATE, SpeechOptions, WindowResult
-from engine.speech.whisper import Recognizer
 from engine.speech.windows import ROW_FRAMES
+
+if TYPE_CHECKING:
+    from engine.speech.whisper import Recognizer
 
 WAV = Path(__file__).with_name("canary.wav")  # 16 kHz mono, spoken for us; see samples/README.md
 
@@ -37,15 +40,11 @@ OPTIONS = SpeechOptions(
 )
 
 
-def listen(recognizer: Recognizer, words: tuple[str, ...]) -> tuple[str, float]:
+def listen(recognizer: "Recognizer", words: tuple[str, ...]) -> tuple[str, float]:
     """What is heard, and the seconds that one pass takes; SlotError if it cannot be right."""
-    with wave.open(str(WAV)) as file:
-        samples = np.frombuffer(file.readframes(file.getnframes()), "<i2")
-    audio = samples.astype(np.float32) / 32768
-    features = FeatureExtractor(feature_size=recognizer.mels)(audio)[..., :-1]
-    row = np.zeros((recognizer.mels, ROW_FRAMES if recognizer.on_gpu else CPU_FRAMES), np.float32)
-    row[:, : features.shape[1]] = features
-    seconds = len(audio) / SAMPLE_RATE
+    row, seconds = known_speech(recognizer.mels)
+    if not recognizer.on_gpu:
+        row = np.ascontiguousarray(row[:, :CPU_FRAMES])
     first = _pass(recognizer, row, seconds)
     began = time.monotonic()
     second = _pass(recognizer, row, seconds)
@@ -63,6 +62,16 @@ def listen(recognizer: Recognizer, words: tuple[str, ...]) -> tuple[str, float]:
     return text, took
 
 
-def _pass(recognizer: Recognizer, row: np.ndarray, seconds: float) -> WindowResult:
+def known_speech(mels: int) -> tuple[np.ndarray, float]:
+    """The canary's row, float32 [mels, 3000], and the seconds of speech in it."""
+    with wave.open(str(WAV)) as file:
+        samples = np.frombuffer(file.readframes(file.getnframes()), "<i2")
+    features = FeatureExtractor(feature_size=mels)(samples.astype(np.float32) / 32768)[..., :-1]
+    row = np.zeros((mels, ROW_FRAMES), np.float32)
+    row[:, : features.shape[1]] = features
+    return row, len(samples) / SAMPLE_RATE
+
+
+def _pass(recognizer: "Recognizer", row: np.ndarray, seconds: float) -> WindowResult:
     states = recognizer.encode([row])
     return recognizer.decode(states, [0], [seconds], ["en"], OPTIONS)[0]

@@ -1,4 +1,5 @@
-"""Which encoder a run uses, and why: CTranslate2's own, or torch's with the same weights.
+"""Which encoder a run uses, and why: CTranslate2's own, or torch's with the same weights; and
+whether it reads whole windows or only the speech in them (``silence``).
 
 The choice decides the text (by a hair), so it is made once per output folder, before any slot
 opens, from what is installed and what the processor can do, never by timing: slots and restarts
@@ -11,7 +12,8 @@ from engine.errors import UsageError
 
 CTRANSLATE2 = "ctranslate2"
 TORCH = "torch-"  # and the type of its numbers
-INSTALL = "pip install 'reelmine[torch]'"
+SPEECH = "-speech"  # behind either: the silence after a window's speech is not read
+INSTALL = "pip install 'reelmine[torch]' (torch's build for CPUs is enough)"
 
 AMX, AVX = "amx_bf16", "avx512_bf16"  # the processor's names for its bfloat16 units
 VNNI = "avx512_vnni"  # and for that of whole numbers
@@ -20,7 +22,8 @@ VNNI = "avx512_vnni"  # and for that of whole numbers
 @dataclass(frozen=True, slots=True)
 class Encoder:
     """The encoder of a run: "ctranslate2", or torch's by what it multiplies: "torch-int8",
-    "torch-bfloat16", "torch-float16", "torch-float32".
+    "torch-bfloat16", "torch-float16", "torch-float32"; with "-speech" behind it where it does not
+    read the silence after a window's speech.
     """
 
     name: str
@@ -30,7 +33,17 @@ class Encoder:
     @property
     def torch_type(self) -> str | None:
         """What torch multiplies; None: it is not torch's."""
-        return self.name.removeprefix(TORCH) if self.name.startswith(TORCH) else None
+        if not self.name.startswith(TORCH):
+            return None
+        return self.name.removeprefix(TORCH).removesuffix(SPEECH)
+
+    @property
+    def speech_only(self) -> bool:
+        """Whether the silence after a window's speech is not read."""
+        return self.name.endswith(SPEECH)
+
+
+WHOLE = Encoder(CTRANSLATE2, "asked for; whole windows, as faster-whisper reads them")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +70,12 @@ def choose(asked: str, begun: str | None, means: Means, *, sequential: bool) -> 
             )
         return Encoder(CTRANSLATE2, "sequential mode has no other")
     if asked == "ctranslate2":
-        return Encoder(CTRANSLATE2, "asked for")
+        return WHOLE
     if asked == "torch":
         _check(means, "--encoder torch", "leave it out")
-        return Encoder(TORCH + _type(means), "asked for")
+        return Encoder(TORCH + _type(means) + _part(means), "asked for")
     if begun is not None:
-        if begun != CTRANSLATE2:
+        if begun.startswith(TORCH):
             another = "--encoder ctranslate2 transcribes everything anew"
             _check(means, f"This output folder was begun with the encoder {begun}, which", another)
         return Encoder(begun, "this output folder was begun with it")
@@ -73,19 +86,20 @@ def _best(means: Means) -> Encoder:
     """What is known to be faster: benchmarks/README.md, encoders.py."""
     if means.device == "cuda":
         return Encoder(CTRANSLATE2, "whether torch's is faster on a GPU has not been measured")
-    units = _units(means)
+    own, units = CTRANSLATE2 + _part(means), _units(means)
     if units is None:
-        return Encoder(CTRANSLATE2, "torch's is not faster on this processor")
+        return Encoder(own, "torch's is not faster on this processor")
+    amx = AMX in means.features  # without them it gains too little to be told in every run
     if not means.torch:
         return Encoder(
-            CTRANSLATE2,
+            own,
             f"torch is not installed; its encoder would use this processor's {units}: {INSTALL}",
-            second_best=True,
+            second_best=amx,
         )
     if means.unknown is not None:
         why = f"torch's, which is faster here, cannot read this model: {means.unknown}"
-        return Encoder(CTRANSLATE2, why, second_best=True)
-    return Encoder(TORCH + _type(means), f"it uses this processor's {units}")
+        return Encoder(own, why, second_best=amx)
+    return Encoder(TORCH + _type(means) + _part(means), f"it uses this processor's {units}")
 
 
 def _units(means: Means) -> str | None:
@@ -95,6 +109,11 @@ def _units(means: Means) -> str | None:
     if means.int8 and {AVX, VNNI} <= means.features:
         return "AVX-512 units for int8 and bfloat16"
     return None
+
+
+def _part(means: Means) -> str:
+    """On a GPU the rows of a batch are read at once, so all of one length."""
+    return SPEECH if means.device == "cpu" else ""
 
 
 def _type(means: Means) -> str:

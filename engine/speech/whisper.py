@@ -19,8 +19,11 @@ from faster_whisper.tokenizer import Tokenizer
 from faster_whisper.transcribe import get_suppressed_tokens, merge_punctuations
 
 from engine.records import Piece, SpeechOptions, WindowResult, Word
+from engine.speech.canary import known_speech
+from engine.speech.encoders import WHOLE, Encoder
 from engine.speech.quality import compression_ratio
 from engine.speech.sequential import FileDecoder
+from engine.speech.silence import SpeechStates
 
 if TYPE_CHECKING:
     from engine.speech.encoder import TorchEncoder
@@ -45,9 +48,8 @@ class Recognizer:
         device: str,
         compute_type: str,
         threads: int,
-        torch_type: str | None = None,
+        encoder: Encoder = WHOLE,
     ) -> None:
-        """``torch_type``: the numbers that torch's encoder computes in; None: CTranslate2's own."""
         self.model = WhisperModel(
             str(model), device=device, compute_type=compute_type, cpu_threads=threads
         )
@@ -56,18 +58,31 @@ class Recognizer:
         self.compute_type: str = self.model.model.compute_type
         self.on_gpu: bool = device == "cuda"
         self._tokenizers: dict[tuple[str, str], Tokenizer] = {}
-        self._torch = torch_encoder(model, torch_type, device, threads) if torch_type else None
+        kind = encoder.torch_type
+        self._torch = torch_encoder(model, kind, device, threads) if kind else None
+        self._speech = SpeechStates(self._read, known_speech(self.mels)[0])
+        self._speech_only = encoder.speech_only
 
     def open_file(self, audio: np.ndarray, options: SpeechOptions) -> FileDecoder:
         """Sequential mode: a whole file, float32 mono 16 kHz."""
         return FileDecoder(self, audio, options)
 
     def encode(self, rows: Sequence[np.ndarray]) -> ctranslate2.StorageView:
-        """Encoder states of the rows: [n, 1500, d_model] on the model's device.
+        """Encoder states of the rows: [n, 1500, d_model]; on the model's device if they are whole.
 
-        On a CPU one row at a time: several at once take longer for each. Rows are mapped files, so
-        they are copied.
+        Without the silence after the speech where the encoder is of that kind. On a CPU one row at
+        a time: several at once take longer for each. Rows are mapped files, so they are copied.
         """
+        if self._speech_only:
+            states = [self._speech.of(row) for row in rows]
+            return ctranslate2.StorageView.from_array(np.concatenate(states))
+        return self._whole(rows)
+
+    def _read(self, row: np.ndarray) -> np.ndarray:
+        """One row of any length up to that of a window."""
+        return np.array(on_host(self._whole([row])))
+
+    def _whole(self, rows: Sequence[np.ndarray]) -> ctranslate2.StorageView:
         if self._torch is not None:
             return ctranslate2.StorageView.from_array(self._torch.encode(rows))
         if self.on_gpu:
