@@ -46,9 +46,14 @@ class Way:
 
 
 WAYS = {
-    "ours": Way("ours", True, words=("--encoder", "ctranslate2")),
+    "ours": Way("ours", True, words=("--encoder", "ctranslate2-speech")),
     "plain": Way(
         "ours, --no-quality-gates",
+        True,
+        words=("--encoder", "ctranslate2-speech", "--no-quality-gates"),
+    ),
+    "whole": Way(
+        "ours, --encoder ctranslate2 --no-quality-gates",
         True,
         words=("--encoder", "ctranslate2", "--no-quality-gates"),
     ),
@@ -60,7 +65,7 @@ WAYS = {
     "wide": Way(
         "ours, --no-quality-gates --slots 1",
         False,
-        words=("--encoder", "ctranslate2", "--no-quality-gates", "--slots", "1"),
+        words=("--encoder", "ctranslate2-speech", "--no-quality-gates", "--slots", "1"),
     ),
     "one": Way(
         "BatchedInferencePipeline, 1 process, 2 threads, batch 8",

@@ -2,8 +2,9 @@
 
 One thread, one window at a time, with the memory kept as a slot keeps it and as a process gets it
 by default (the column "buffers given back"); CPU seconds, medians over windows of the bundled
-samples; the error is that of the states against CTranslate2 in float32 (Euclidean, relative). This
-is where the choice in engine/speech/encoders.py comes from. Without torch its rows are missing.
+samples; the error is that of the states against CTranslate2 in float32 (Euclidean, relative).
+"Speech only" does not read the silence after a window's speech. This is where the choice in
+engine/speech/encoders.py comes from. Without torch its rows are missing.
 
     python benchmarks/encoders.py --models tiny.en base
 """
@@ -27,15 +28,20 @@ from batch import windows
 from common import conclude, machine, print_machine, print_table
 
 from engine.pools.crew import KEEP_MEMORY
+from engine.speech.encoders import Encoder
 from engine.speech.models import get
+from engine.speech.silence import to_be_read
 from engine.speech.whisper import Recognizer
 
-WAYS = (  # name, compute type of CTranslate2, numbers of torch
-    ("CTranslate2 float32", "float32", None),
-    ("CTranslate2 int8", "int8", None),
-    ("torch float32", "int8", "float32"),
-    ("torch bfloat16", "int8", "bfloat16"),
-    ("torch int8", "int8", "int8"),
+WAYS = (  # name, compute type of CTranslate2, encoder
+    ("CTranslate2 float32", "float32", "ctranslate2"),
+    ("CTranslate2 int8", "int8", "ctranslate2"),
+    ("CTranslate2 int8, speech only", "int8", "ctranslate2-speech"),
+    ("torch float32", "int8", "torch-float32"),
+    ("torch bfloat16", "int8", "torch-bfloat16"),
+    ("torch bfloat16, speech only", "int8", "torch-bfloat16-speech"),
+    ("torch int8", "int8", "torch-int8"),
+    ("torch int8, speech only", "int8", "torch-int8-speech"),
 )
 FIGURES = "--figures-of"  # what this script calls itself with, to have another memory
 
@@ -53,6 +59,9 @@ def main() -> int:
         return 0
     facts = machine()
     print_machine(facts)
+    read = [to_be_read(row) / row.shape[1] for row in windows(options.windows)]
+    shares = ", ".join(f"{share:.2f}" for share in read)
+    print(f"{len(read)} windows; with speech only, so much of each is read: {shares}")
     figures: dict[str, Any] = {}
     for model in options.models:
         kept = in_process(get(model).path, options.windows, KEEP_MEMORY)
@@ -64,7 +73,7 @@ def main() -> int:
         ]
         print(f"\n{model}: CPU seconds of a window, one thread")
         print_table(["encoder", "buffers kept", "buffers given back", "error"], rows)
-    return conclude("encoders", facts, [], models=figures)
+    return conclude("encoders", facts, [], read=read, models=figures)
 
 
 def in_process(model: Path, count: int, env: dict[str, str]) -> dict[str, tuple[float, float]]:
@@ -82,9 +91,9 @@ def figures_of(model: Path, count: int) -> dict[str, tuple[float, float]]:
     rows = windows(count)
     exact: np.ndarray | None = None
     found: dict[str, tuple[float, float]] = {}
-    for name, compute_type, torch_type in WAYS:
+    for name, compute_type, encoder in WAYS:
         try:
-            recognizer = Recognizer(model, "cpu", compute_type, 1, torch_type)
+            recognizer = Recognizer(model, "cpu", compute_type, 1, Encoder(encoder, ""))
         except ModuleNotFoundError:
             continue
         seconds, states = cost(lambda row, it=recognizer: np.array(it.encode([row])), rows)

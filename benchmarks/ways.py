@@ -35,7 +35,8 @@ class Way:
 
 
 OURS = Way("ours", {})
-UNGATED = Way("ours, without gates", {"quality_gates": False})
+WHOLE = Way("ours, whole windows", {"encoder": "ctranslate2"})
+UNGATED = Way("ours, whole windows, no gates", {"encoder": "ctranslate2", "quality_gates": False})
 BATCHED = Way("BatchedInferencePipeline", None, "batched", {"without_timestamps": False})
 
 
@@ -57,7 +58,7 @@ class Weights:
 
     model: ResolvedModel
     compute_type: str = "int8"
-    encoder: str = "ctranslate2"  # of ours in batched mode; the peer has no other
+    encoder: str = "auto"  # of ours where a way has none of its own; the peer has no other
 
     @property
     def name(self) -> str:

@@ -32,7 +32,7 @@ COMPUTE_TYPES = (  # CTranslate2's
     "bfloat16",
     "float32",
 )
-ENCODERS = ("auto", "ctranslate2", "torch")
+ENCODERS = ("auto", "ctranslate2", "ctranslate2-speech", "torch")
 TOML_FILE = Path("reelmine.toml")
 
 

@@ -71,6 +71,8 @@ def choose(asked: str, begun: str | None, means: Means, *, sequential: bool) -> 
         return Encoder(CTRANSLATE2, "sequential mode has no other")
     if asked == "ctranslate2":
         return WHOLE
+    if asked == CTRANSLATE2 + SPEECH:
+        return Encoder(asked, "asked for")
     if asked == "torch":
         _check(means, "--encoder torch", "leave it out")
         return Encoder(TORCH + _type(means) + _part(means), "asked for")
