@@ -11,7 +11,7 @@ the longer one and the fill: what no order can hide, the time to the first call 
 longer, else the longest call (the last chunk is known with the last word). Ends with exit code 1 if
 the overlap is under 0.95 or both take more than 1.05 times the longer one and the fill.
 
-    python benchmarks/overlap.py --plot overlap.svg
+    python benchmarks/overlap.py --minutes 300 --plot overlap.svg
 """
 
 import argparse
@@ -45,12 +45,11 @@ from engine.store.ledger import FILE
 
 TARGET = 0.95
 LONGER = 1.05  # times the longer stage, and the fill
-# Small chunks, so that a few minutes of speech are calls enough.
 RECIPE = """
 name = "remarks"
 prompt = "Say in one sentence what is remarkable in the dialogue."
 min_words = 4
-max_words = 32
+max_words = {words}
 
 [fields.remark]
 type = "string"
@@ -71,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         (place / "speech").mkdir()
         recordings = join_clips(clips, place / "speech", given.minutes, given.seed)
         recipe = place / "remarks.toml"
-        recipe.write_text(RECIPE, encoding="utf-8")
+        recipe.write_text(RECIPE.format(words=given.words), encoding="utf-8")
         walls: dict[str, list[float]] = {stage: [] for stage in STAGES}
         fills: list[float] = []
         calls: list[tuple[int, int]] = []  # of the analysis alone, of both
@@ -100,8 +99,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--minutes", type=float, default=60.0, help="speech in all (default 60)")
     add("--seed", type=int, default=1)
     add("--model", default="tiny.en")
-    add("--threads", type=int, default=8, help="--llm-threads (default 8)")
-    add("--median", type=float, default=1.0, help="of the latency, in seconds (default 1)")
+    add("--words", type=int, default=160, help="of a chunk at most (default 160: a minute)")
+    add("--threads", type=int, default=4, help="--llm-threads (default 4)")
+    add("--median", type=float, default=3.0, help="of the latency, in seconds (default 3)")
     add("--sigma", type=float, default=0.5, help="of the lognormal latency (default 0.5)")
     add("--rounds", type=int, default=1)
     add("--plot", type=Path, help="SVG file to write")
@@ -163,7 +163,8 @@ def _tell(
     rows = [[stage, f"{wall:.1f}", f"{wall / longer:.3f}"] for stage, wall in walls.items()]
     print(
         f"\n{seconds / 60:.1f} min of speech, {given.model}; latency with median"
-        f" {given.median:g} s, {given.threads} LLM threads, {given.rounds} rounds; calls (analysis"
+        f" {given.median:g} s, {given.words} words a chunk, {given.threads} LLM threads,"
+        f" {given.rounds} rounds; calls (analysis"
         f" alone, both): {', '.join(f'{a}, {b}' for a, b in calls)}"
     )
     print_table(["", "wall s", "of the longer stage"], [*rows, ["fill", f"{fill:.1f}", ""]])
