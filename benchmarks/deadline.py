@@ -6,7 +6,9 @@ the TLS handshake. Out, each from a process of its own:
 - 1,000 calls of the engine's client in its pool of 8 threads, 0.2 s each, with a loop that reads
   the queue: how late their futures complete, how long until that thread begins its next call, how
   late the loop hears of things, and threads, descriptors and children before and after; then, how
-  long the process takes to exit;
+  long the process takes to exit. As long as the calls take, a bare timer runs beside them
+  (hosttime.py): how late it is, which is what the host does to anybody, and what is left of the
+  calls' overshoot without the times in which the timer, too, stood still: told, but no excuse;
 - the openai client with timeout=0.2 and no retries: how many of 8 calls are stuck after 0.8 s;
 - `with ThreadPoolExecutor(1) as e: e.submit(job).result(timeout=0.5)` with a job of 4 s: when it
   returns;
@@ -33,6 +35,7 @@ from typing import Any
 
 from common import ROOT, Gate, conclude, machine, print_machine, print_table, say
 from hostile import DEADLINE, NESTED_JOB, STUCK_AFTER, THREADS
+from hosttime import TICK, Timer, beside, spread
 from llm_side import server
 
 from engine.plot import bars
@@ -58,7 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not given.memory:
         with hostile_servers() as urls:
             say(f"{given.calls} hostile calls of ours")
-            figures["ours"] = _told("ours", "--calls", given.calls, *_words(urls))
+            with beside() as timer:
+                figures["ours"] = _told("ours", "--calls", given.calls, *_words(urls))
+            figures["timer"] = _beside(figures["ours"], timer)
             say("the openai client, 8 calls of each kind")
             figures["bare"] = _told("bare", *_words(urls), kill=True)
         say("the nested executor")
@@ -120,6 +125,27 @@ def _told(part: str, *words: object, kill: bool = False) -> dict[str, Any]:
     return {**json.loads(line), "exit_seconds": round(time.monotonic() - told_at, 3)}
 
 
+def _beside(ours: dict[str, Any], timer: Timer) -> dict[str, Any]:
+    """What the timer saw while the calls ran, and how late they would have been without its stops:
+    of each call's overshoot, what is no part of a time in which the timer, too, stood still."""
+    timer = timer.within(*ours.pop("span"))
+    stops, ends = timer.stops(LATE / 1000), ours.pop("ends")
+    stood = [
+        sum(max(0.0, min(ended, until) - max(due, since)) for since, until in stops)
+        for due, ended in ends
+    ]
+    return {
+        "tick_ms": 1000 * TICK,
+        "ticks": len(timer.late),
+        "late_ms": spread(timer.late),
+        "stops_ms": [round(1000 * (until - since), 2) for since, until in stops],
+        "calls_in_stops": sum(seconds > 0 for seconds in stood),
+        "overshoot_ms_without": spread(
+            ended - due - seconds for (due, ended), seconds in zip(ends, stood, strict=True)
+        ),
+    }
+
+
 # --- telling -------------------------------------------------------------------------------------
 
 
@@ -135,9 +161,19 @@ def _print(figures: Mapping[str, Any]) -> None:
             for kind, found in ours["kinds"].items()
         ]  # fmt: skip
         rows.append(["all", _counts(ours["endings"]), *_cells(ours["overshoot_ms"]), ""])
+        timer = figures["timer"]
+        without = f"all, without {len(timer['stops_ms'])} stops of the timer"
+        rows.append([without, "", *_cells(timer["overshoot_ms_without"]), ""])
+        rows.append(["a bare timer beside it", "", *_cells(timer["late_ms"]), ""])
         rows.append(["thread back", "", *_cells(ours["back_ms"]), ""])
         rows.append(["loop lag", "", *_cells(ours["lag_ms"]), ""])
         print_table(head, rows)
+        took = ours["collections"]
+        print(
+            f"The timer stood still for more than {LATE:g} ms {len(timer['stops_ms'])} times, and"
+            f" {timer['calls_in_stops']} calls with it. Full garbage collections of ours:"
+            f" {took['full']}, the longest of {took['longest_ms']:.1f} ms."
+        )
         nested = figures["nested"]
         print(
             f"Nested executor: asked for {nested['timeout']:g} s, a job of {nested['job']:g} s:"

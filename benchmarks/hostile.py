@@ -13,9 +13,9 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +23,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 import psutil
+from hosttime import spread
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout it lies in
 
@@ -148,26 +149,46 @@ def _ours(urls: Mapping[str, str], count: int) -> dict[str, Any]:
     _drive([Call(kind) for kind in kinds] * 2, urls)  # what is loaded once, is loaded
     before = _standing()
     calls = [Call(kinds[number % len(kinds)]) for number in range(count)]
-    drive = _drive(calls, urls)
+    with _collections() as pauses:
+        drive = _drive(calls, urls)
     after = _standing()
     timed_out = [call for call in calls if call.ending == "CallTimeout"]
     return {
         "calls": len(calls),
         "overruns": drive.overruns,
         "endings": dict(Counter(call.ending for call in calls)),
-        "overshoot_ms": _spread(_late(call) for call in timed_out),
-        "back_ms": _spread(_ways_back(calls)),
-        "lag_ms": _spread(drive.lags),
+        "overshoot_ms": spread(_late(call) for call in timed_out),
+        "back_ms": spread(_ways_back(calls)),
+        "lag_ms": spread(drive.lags),
         "kinds": {
             kind: {
                 "endings": dict(Counter(call.ending for call in calls if call.kind == kind)),
-                "overshoot_ms": _spread(_late(c) for c in timed_out if c.kind == kind),
+                "overshoot_ms": spread(_late(c) for c in timed_out if c.kind == kind),
             }
             for kind in kinds
         },
         "before": before,
         "after": after,
+        "collections": {"full": len(pauses), "longest_ms": round(1000 * max(pauses, default=0), 2)},
+        "span": [calls[0].began, max(call.completed for call in calls)],  # monotonic seconds
+        "ends": [[call.began + DEADLINE, call.completed] for call in timed_out],
     }
+
+
+@contextmanager
+def _collections() -> Iterator[list[float]]:
+    """The seconds of each full collection of Python's in the block; no thread runs meanwhile."""
+    pauses: list[float] = []
+
+    def note(phase: str, info: Mapping[str, int]) -> None:
+        if info["generation"] == 2:
+            pauses.append(time.monotonic() if phase == "start" else time.monotonic() - pauses.pop())
+
+    gc.callbacks.append(note)
+    try:
+        yield pauses
+    finally:
+        gc.callbacks.remove(note)
 
 
 def _drive(
@@ -271,18 +292,6 @@ def _nested(urls: Mapping[str, str], count: int) -> dict[str, Any]:
         "timeout": NESTED_TIMEOUT,
         "job": NESTED_JOB,
         "returned": round(time.monotonic() - began, 3),
-    }
-
-
-def _spread(seconds: Iterable[float]) -> dict[str, float]:
-    """p50, p99 and the largest, in milliseconds."""
-    found = sorted(1000 * value for value in seconds)
-    if not found:
-        return {}
-    return {
-        "p50": round(found[len(found) // 2], 2),
-        "p99": round(found[min(len(found) - 1, int(0.99 * len(found)))], 2),
-        "max": round(found[-1], 2),
     }
 
 

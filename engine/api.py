@@ -31,7 +31,6 @@ from engine.pools.local import call_once, hush_resource_tracker
 from engine.pools.monitor import Monitor
 from engine.pools.scratch import windows_that_may_wait
 from engine.pools.sizing import SlotPlan
-from engine.pools.threads import short_collections
 from engine.records import Problem, RunReport, VideoResult
 from engine.report import report_json, report_of
 from engine.setup import (
@@ -158,7 +157,7 @@ def _run(paths: Paths, config: Config, tell: OnEvent, stop: _Stop) -> RunReport:
         if ready.jobs:
             loop = _loop(ready, config, stack, _keeping(results, tell))
             stop.attach(loop.queue)
-            with caught(lambda number: loop.queue.put(Signalled(number))), short_collections():
+            with caught(lambda number: loop.queue.put(Signalled(number))):
                 loop.run()
             loop.unfinished()
             _remember(ready, loop, config, tell)

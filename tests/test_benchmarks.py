@@ -5,8 +5,10 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import numpy as np
+import psutil
 import pytest
 from shell import ROOT
 
@@ -625,6 +627,10 @@ def test_deadline_shows_that_ours_ends_and_leaves_nothing_behind(tmp_path):
     assert found["nested"]["returned"] >= 4
     assert found["memory"]["timed_out"] >= 4
     assert len(found["gates"]) == 13
+    assert found["timer"]["late_ms"]["max"] > 0
+    assert len(found["timer"]["stops_ms"]) < found["timer"]["ticks"]
+    without = found["timer"]["overshoot_ms_without"]
+    assert 0 < without["p99"] <= ours["overshoot_ms"]["p99"]
     assert (tmp_path / "late.svg").read_text("utf-8").startswith("<svg")
 
 
@@ -654,6 +660,40 @@ def test_deadline_fails_what_is_late_lost_or_left_behind(monkeypatch):
     assert not any(passed(deadline._gates_of_ours(bad)).values())
     memory = {"calls": 1000, "growth_mib": 5.1, "timed_out": 300}
     assert not any(passed(deadline._gates({"memory": memory})).values())
+
+
+def test_bare_timer_counts_every_tick_that_a_stop_makes_late(monkeypatch):
+    hosttime = module("hosttime", monkeypatch)
+    began = time.monotonic()
+    with hosttime.beside() as timer:
+        [process] = [p for p in psutil.Process().children() if hosttime.__file__ in p.cmdline()]
+        time.sleep(0.5)  # it is there and waits
+        process.suspend()
+        time.sleep(0.2)
+        process.resume()
+        time.sleep(0.1)
+    assert began < timer.first < began + 0.5  # the same clock in both processes
+    assert len(timer.late) * hosttime.TICK == pytest.approx(time.monotonic() - timer.first, abs=0.1)
+    assert sum(seconds > 0.1 for seconds in timer.late) >= 0.1 / hosttime.TICK - 1
+    found = hosttime.spread(timer.late)
+    assert found["p50"] < 100 < found["p99"] <= found["max"]
+    assert max(until - since for since, until in timer.stops(0.1)) > 0.15
+
+
+def test_overshoot_is_told_without_the_times_in_which_the_timer_stood_still(monkeypatch):
+    deadline = module("deadline", monkeypatch)
+    late = [0.0] * 100
+    late[20:24] = [0.020, 0.015, 0.010, 0.005]  # one stop, at 10.1 s
+    late[60] = 0.0049
+    ours = {
+        "span": [10.048, 10.498],
+        "ends": [[10.11, 10.123], [10.119, 10.16], [10.2, 10.204], [10.3, 10.307]],
+    }
+    found = deadline._beside(ours, deadline.Timer(10.0, late))
+    assert (found["ticks"], found["late_ms"]["max"]) == (90, 20.0)
+    assert (found["stops_ms"], found["calls_in_stops"]) == ([20.0], 2)
+    assert found["overshoot_ms_without"] == {"p50": 7.0, "p99": 40.0, "max": 40.0}
+    assert not ours  # thousands of moments are no figures
 
 
 # overhead

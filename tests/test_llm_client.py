@@ -1,5 +1,6 @@
 """The client over real sockets: each thing a server does ends in its own error, on time."""
 
+import gc
 import logging
 import os
 import secrets
@@ -7,6 +8,7 @@ import socket
 import threading
 import time
 import traceback
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -169,6 +171,32 @@ def test_context_error_of_a_local_server_is_known_by_its_type(chat: Callable[...
     body = {"error": {**told, "type": "exceed_context_size_error"}}
     with pytest.raises(errors.ContextError):
         chat([Canned(body, 400)])
+
+
+@pytest.mark.parametrize("behaviour", ["hang", "drip", "flood", "reset", "null", 500, 404])
+def test_failed_call_leaves_nothing_to_the_garbage_collector(behaviour: Any) -> None:
+    """Cycles make it look at all objects of the process, and no other call ends meanwhile."""
+    with (
+        Server(script=lambda _: behaviour) as server,
+        closing(Client(server.url, None, "m", call_timeout=0.5)) as client,
+    ):
+        gc.disable()
+        try:
+            client.chat(ASKED, SCHEMA, 64)
+        except errors.CallError as error:
+            left = [weakref.ref(cause) for cause in contexts(error)]
+        finally:
+            gc.enable()
+        assert len(left) >= 2
+        assert not [cause for reference in left if (cause := reference()) is not None]
+
+
+def contexts(error: BaseException | None) -> Iterator[BaseException]:
+    """It and what it came of, but for Python's own errors: those cannot be referred to weakly."""
+    while error is not None:
+        if not type(error).__module__.startswith("builtins"):
+            yield error
+        error = error.__context__
 
 
 @pytest.mark.parametrize("behaviour", ["hang", "drip"])

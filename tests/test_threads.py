@@ -1,13 +1,12 @@
 """The LLM threads and their outer guard."""
 
-import gc
 import threading
 import time
 from queue import SimpleQueue
 
 import pytest
 
-from engine.pools.threads import GUARD, CallPool, short_collections
+from engine.pools.threads import GUARD, CallPool
 from engine.records import Reply
 
 KEY = (0, "expressions", 0)
@@ -85,24 +84,3 @@ def test_close_leaves_no_thread(outcomes):
         pool.ended(outcomes.get(timeout=10))
     pool.close()
     assert threading.active_count() == before
-
-
-def test_a_run_looks_through_no_object_from_before_it_for_garbage():
-    before = gc.get_freeze_count()
-    lived = [[] for _ in range(1000)]
-    with short_collections():
-        assert gc.get_freeze_count() >= before + len(lived)
-        assert not any(thing is lived[0] for thing in gc.get_objects())
-    assert gc.get_freeze_count() == before
-    assert any(thing is lived[0] for thing in gc.get_objects())
-
-
-def test_what_somebody_else_has_frozen_stays_frozen():
-    gc.freeze()
-    try:
-        count = gc.get_freeze_count()
-        with short_collections():
-            pass
-        assert gc.get_freeze_count() == count > 0
-    finally:
-        gc.unfreeze()

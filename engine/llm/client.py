@@ -240,7 +240,10 @@ class Client:
                 failure = self._failure(error, scope)
                 if isinstance(failure.error, errors.EndpointError):
                     self._useless = str(failure.error)
-                raise failure from None
+                try:
+                    raise failure from None
+                finally:
+                    del failure  # its traceback holds this frame (see retry.py)
             body = wire.read_object(report.reply.content, self._key)
             account.counted = wire.usage(body)
             report.answer = wire.read_reply(body, self._key)
@@ -257,6 +260,9 @@ class Client:
             yield report
         finally:
             exchange = report.exchange(time.monotonic())
+            report.error = (
+                None  # its traceback holds the frame that holds the report (see retry.py)
+            )
             self._pace.ended(exchange)
             self._listener(exchange)
 

@@ -91,10 +91,17 @@ def persist(
             if failure.asked is not None:
                 gate.close(failure.asked)
             wait = wait_after(attempts, failure.asked, draw())
-            if wait >= left():
-                raise held(failure.error, failure.asked) from failure.error.__cause__
-            if failure.most is not None and attempts >= failure.most:
-                raise failure.error from failure.error.__cause__
+            over = wait >= left()
+            if over:
+                held(failure.error, failure.asked)
+            if over or (failure.most is not None and attempts >= failure.most):
+                final = failure.error
+                # An error must not hold what holds it: a full garbage collection stops all threads.
+                del failure.error  # the failure becomes the context of the error
+                try:
+                    raise final from final.__cause__
+                finally:
+                    del final  # its traceback holds this frame
         pause(wait)
 
 

@@ -7,11 +7,9 @@ left behind and counted, and new calls go to a fresh executor.
 Owner: the loop's thread; only the done-callbacks run elsewhere, and they only put into the queue.
 """
 
-import gc
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any
@@ -30,25 +28,6 @@ class CallOutcome:
     reply: Reply | None
     error: BaseException | None
     began: float  # monotonic
-
-
-@contextmanager
-def short_collections() -> Iterator[None]:
-    """Until the end, what lives now is not looked through for garbage again.
-
-    A full collection stops all threads; with the client and its libraries in memory for 60 to 110
-    ms, and calls that are due then would end that much late (benchmarks/README.md, deadline.py).
-    Where somebody has frozen objects of theirs, nothing is done.
-    """
-    if gc.get_freeze_count():
-        yield
-        return
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 class CallPool:
