@@ -81,23 +81,25 @@ def app() -> None:
 @run_options
 @talk_options
 @click.pass_obj
-def run(shell: _Shell, /, paths: tuple[str, ...], files_from: str | None, **options: Any) -> int:
+def run(shell: _Shell, /, paths: tuple[str, ...], **options: Any) -> int:
     """Transcribe and analyse all videos in PATHS, folders or files.
 
     The same command again does only what is missing. Every option may also stand in reelmine.toml
     (beam_size = 1) or in the environment (REELMINE_BEAM_SIZE=1). Yes-or-no options also take
     whisper's spelling: --word_timestamps True.
     """
-    return _run(shell, _paths(paths, files_from), load(_given(options)))
+    config = load(_given(options))
+    return _run(shell, _paths(paths, config), config)
 
 
 @app.command(cls=Command)
 @run_options
 @talk_options
 @click.pass_obj
-def plan(shell: _Shell, /, paths: tuple[str, ...], files_from: str | None, **options: Any) -> int:
+def plan(shell: _Shell, /, paths: tuple[str, ...], **options: Any) -> int:
     """Show what `run` with the same words would do, and why; loads no model."""
-    names, config = _paths(paths, files_from), load(_given(options))
+    config = load(_given(options))
+    names = _paths(paths, config)
     from engine.api import plan as make_plan
     from engine.summary import plan_lines
 
@@ -115,7 +117,6 @@ def bench(
     shell: _Shell,
     /,
     paths: tuple[str, ...],
-    files_from: str | None,
     slots: str | None,
     rounds: int,
     plot: str | None,
@@ -126,7 +127,8 @@ def bench(
     Transcribes PATHS from the beginning with 1, 2, ... slots, into a folder that is removed, and
     says which setting to use. A CPU's slots each keep their threads: fewer slots, fewer cores.
     """
-    names, config = _paths(paths, files_from), load(_given(options))
+    config = load(_given(options))
+    names = _paths(paths, config)
     from engine import bench as benchmark
     from engine.plot import svg
     from engine.store.files import write_atomic
@@ -293,7 +295,8 @@ def _given(options: dict[str, Any]) -> dict[str, object]:
     return {name: value for name, value in options.items() if value not in (None, ())}
 
 
-def _paths(paths: Sequence[str], files_from: str | None) -> list[str]:
+def _paths(paths: Sequence[str], config: Config) -> list[str]:
+    files_from = config.files_from
     listed = [] if files_from is None else _listed(files_from)
     if not paths and not listed:
         where = f"{printable(files_from)} names no file" if files_from else "no PATH was given"

@@ -55,6 +55,7 @@ class Config:
     audio_track: int | None = None  # None: the first
     mode: str = "batched"
     quality_gates: bool = True  # batched mode only
+    files_from: str | None = None  # the command's: a list of more paths; "-": standard input
     # how: these change speed, never the text
     device: str = "auto"
     batch_size: int | None = None
@@ -174,6 +175,7 @@ def _named(key: str, value: object, origin: str) -> tuple[str, _Given]:
 
 _PARSERS: dict[str, Callable[[object], object]] = {
     "output": values.path,
+    "files_from": values.text,
     "model": values.text,
     "language": values.language,
     "task": values.choice(TASKS),

@@ -26,10 +26,10 @@ from engine.testing.transcriber import make_model
 @click.command(cls=Command)
 @run_options
 @talk_options
-def probe(paths: tuple[str, ...], files_from: str | None, **options: object) -> dict[str, object]:
+def probe(paths: tuple[str, ...], **options: object) -> dict[str, object]:
     """What the command line of `run` and `plan` is understood as."""
     given = {name: value for name, value in options.items() if value not in (None, ())}
-    return {"paths": paths, "files_from": files_from, "config": config.load(given, {}, None)}
+    return {"paths": paths, "config": config.load(given, {}, None)}
 
 
 class Talk:
@@ -279,6 +279,11 @@ def test_files_from_takes_lines_and_nul_separated_names(
         assert f"{videos} to do" in done.stdout, done.stderr
         (tmp_path / "list").write_bytes(content)
         assert f"{videos} to do" in reelmine("plan", "--files-from", "list", *FEW).stdout
+    (tmp_path / "reelmine.toml").write_text('files_from = "list"\n', "utf-8")
+    assert "3 to do" in reelmine("plan", *FEW).stdout
+    (tmp_path / "one").write_bytes(names[0])
+    assert "1 to do" in reelmine("plan", *FEW, env={"REELMINE_FILES_FROM": "one"}).stdout
+    assert "2 to do" in reelmine("plan", "line\nbreak.mp4", "--files-from", "one", *FEW).stdout
 
 
 def test_plan_says_what_why_and_who_gets_the_text(

@@ -825,6 +825,27 @@ def test_turn_that_does_not_come_in_time_ends_the_call_at_once_and_costs_nothing
     assert budget.own == Spent()
 
 
+def test_pause_told_while_a_call_waits_for_its_turn_holds_it() -> None:
+    pause = Canned({"error": {"message": "later"}}, 429, {"Retry-After": "500"})
+    ended: list[errors.CallError] = []
+
+    def ask() -> None:
+        with pytest.raises(errors.RateError) as caught:
+            client.chat(ASKED, SCHEMA, 64)
+        ended.append(caught.value)
+
+    with Server(script=[pause, FINE], latency=0.3) as server:
+        client = paced(server, Pace(rpm=60), call_timeout=30.0)
+        threads = [threading.Thread(target=ask) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20.0)
+        client.close()
+        assert len(server.requests) == 1
+    assert [490 < (error.wait or 0.0) <= 500 for error in ended] == [True, True]
+
+
 def test_stop_ends_a_wait_for_a_turn() -> None:
     ended: list[BaseException] = []
 

@@ -6,8 +6,7 @@ the CallError family, by the deadline of the call. Knows nothing about recipes o
 One Client per process, shared by all LLM threads; it starts none. The openai library builds and
 sends the requests over our transport (`transport.py`) without retries of its own; replies are read
 by us (`wire.py`), because the library takes any 200 for an answer. How a server wants to be asked
-is learned from its first refusal and remembered; where its words do not say, simpler formats are
-tried, until it has refused plain text as well. No error text or log holds the API key.
+is learned from its refusals (`asking.py`). No error text or log holds the API key.
 """
 
 import random
@@ -26,6 +25,7 @@ import openai
 from engine import errors
 from engine.config import Config
 from engine.llm import retry, wire
+from engine.llm.asking import Asking, Refusal
 from engine.llm.budget import Account, Budget
 from engine.llm.deadline import Scope, current, within
 from engine.llm.endpoint import NO_KEY, Endpoint, host_of
@@ -40,8 +40,7 @@ SERVER_ATTEMPTS = 6
 _PASSING = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT)
 _GATEWAY_TIMEOUTS = (HTTPStatus.GATEWAY_TIMEOUT, 524)  # 524: Cloudflare's
 
-Refused = (openai.BadRequestError, openai.UnprocessableEntityError)
-
+REFUSED = (openai.BadRequestError, openai.UnprocessableEntityError)
 
 Listener = Callable[[Sent | Exchange], object]
 
@@ -89,9 +88,8 @@ class Client:
         self._openai = openai.OpenAI(
             api_key=self._key, base_url=base_url, max_retries=0, http_client=http
         )
-        self._lock = threading.Lock()  # protects the three below
-        self._style = wire.Style()
-        self._guesses = True  # a refusal that says nothing to us may be about the format
+        self._asking = Asking(model)
+        self._lock = threading.Lock()  # protects the one below
         self._calls = 0  # under way
         self._stopping = threading.Event()
         # Why the endpoint is of no use, once known. One reference, whoever sets it: needs no lock.
@@ -112,7 +110,7 @@ class Client:
         """
         with self._under_way(), self.call() as scope:
             answer, attempts = retry.persist(
-                lambda: self._attempt(messages, schema, max_tokens),
+                lambda: self._asking.ask(self._exchange, messages, schema, max_tokens),
                 left=lambda: scope.left,
                 pause=self._pause,
                 draw=random.random,
@@ -166,60 +164,16 @@ class Client:
             if last:
                 self._openai.close()
 
-    def _attempt(
-        self, messages: Sequence[Mapping[str, str]], schema: Mapping[str, Any], max_tokens: int
-    ) -> wire.Answer:
-        """One exchange, or more where the server has to tell first how it wants to be asked."""
-        style = known = self._style  # one reference, read at once: needs no lock
-        first: errors.CallError | None = None  # of the refusals whose words say nothing to us
-        while True:
-            request = wire.request_body(style, self.model, messages, schema, max_tokens)
-            try:
-                answer = self._exchange(request)
-            except Refused as error:
-                told = wire.told(error.body, error.response.text)
-                adapted = wire.adapt(style, *told)
-                refused = self._rejected(error.status_code, *told[:2])
-            else:
-                self._learn(known, style)  # a guess was right
-                return answer
-            if adapted is None:
-                first = first or refused
-                adapted = self._guess(style, refused, first)
-            elif first is None:
-                self._learn(known, adapted)
-                known = adapted
-            style = adapted
-
-    def _learn(self, known: wire.Style, better: wire.Style) -> None:
-        if better is known:
-            return
-        with self._lock:
-            if self._style == known:  # else another thread has learned it meanwhile
-                self._style = better
-
-    def _guess(
-        self, style: wire.Style, refused: errors.CallError, first: errors.CallError
-    ) -> wire.Style:
-        """A simpler way to ask. Where there is none the call ends as the server said first; if all
-        were refused it was never about the format, and no later refusal is taken for that."""
-        if isinstance(refused, errors.ContextError):
-            raise refused
-        with self._lock:
-            simpler = wire.simpler(style) if self._guesses else None
-            if simpler is None and refused is not first:
-                self._guesses = False
-        if simpler is None:
-            raise first
-        return simpler
-
     def _exchange(self, request: Mapping[str, Any]) -> wire.Answer:
-        """The answer in a 200; Refused, Failure or CallError for all else."""
+        """The answer in a 200; Refusal, Failure or CallError for all else."""
         prompt, completion = wire.most_tokens(request)
         with self._budget.exchange(prompt, completion, wait=current().left) as account:
             account.free = True
             if wait := self._pace.turn(time.monotonic(), current().left):
                 self._pause(wait)
+                if closed := self._gate.left:  # by another thread, while this one waited
+                    error = errors.RateError(f"{self.host} wants no requests for {closed:.0f} s.")
+                    raise retry.Failure(error, asked=closed)
             if self._useless is not None:  # found out by another thread, since this call began
                 raise errors.EndpointError(self._useless)
             account.free = False
@@ -235,8 +189,8 @@ class Client:
             except openai.OpenAIError as error:
                 report.error = error
                 account.free = not _may_cost(error, scope)
-                if isinstance(error, Refused):
-                    raise
+                if isinstance(error, REFUSED):
+                    raise self._refusal(error) from None
                 failure = self._failure(error, scope)
                 if isinstance(failure.error, errors.EndpointError):
                     self._useless = str(failure.error)
@@ -260,9 +214,7 @@ class Client:
             yield report
         finally:
             exchange = report.exchange(time.monotonic())
-            report.error = (
-                None  # its traceback holds the frame that holds the report (see retry.py)
-            )
+            report.error = None  # its traceback holds what holds the report (see retry.py)
             self._pace.ended(exchange)
             self._listener(exchange)
 
@@ -318,11 +270,12 @@ class Client:
         worth = (SERVER_ATTEMPTS, asked) if passing else (1, None)
         return retry.Failure(errors.StatusError(told), *worth)
 
-    def _rejected(self, status: int, message: str, kind: str) -> errors.CallError:
-        told = f"{self.host} answered {status}: {wire.scrub(message, self._key)}"
-        if wire.is_too_long(message, kind):
-            return errors.ContextError(told)
-        return errors.StatusError(told)
+    def _refusal(self, error: openai.APIStatusError) -> Refusal:
+        words = wire.told(error.body, error.response.text)
+        message, kind, _ = words
+        told = f"{self.host} answered {error.status_code}: {wire.scrub(message, self._key)}"
+        too_long = wire.is_too_long(message, kind)
+        return Refusal((errors.ContextError if too_long else errors.StatusError)(told), words)
 
 
 @dataclass(slots=True)

@@ -32,6 +32,9 @@ TICK = 0.02  # seconds a timestamp token counts
 FRAMES = 100  # encoder frames a second
 WIDER = 2  # times the beam, when a row is decoded again
 UNREPEATED = 3  # tokens that may not come twice then
+# Tokens of the text before a row that it is told: as good as all of them (benchmarks/README.md,
+# accuracy.py), and most rows' prompts are then of one length, so that they are decoded together.
+TOLD = 32
 PREPENDED = "\"'“¿([{-"
 APPENDED = "\"'.。,，!！?？:：”)]}、"
 SENTENCE_ENDS = ".。!！?？"
@@ -209,7 +212,7 @@ class Recognizer:
     ) -> list[int]:
         """``said``: tokens of what came before; its times do not count here and are left out."""
         before = tokenizer.encode(options.initial_prompt) if options.initial_prompt else []
-        before += [token for token in said if token < tokenizer.eot]
+        before += [token for token in said if token < tokenizer.eot][-TOLD:]
         prompt: list[int] = self.model.get_prompt(tokenizer, before, hotwords=options.hotwords)
         return prompt
 
