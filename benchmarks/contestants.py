@@ -49,19 +49,15 @@ WAYS = {
     "ours": Way("ours", True, words=("--encoder", "ctranslate2-speech")),
     "plain": Way(
         "ours, --no-quality-gates",
-        True,
+        False,
         words=("--encoder", "ctranslate2-speech", "--no-quality-gates"),
     ),
     "whole": Way(
         "ours, --encoder ctranslate2 --no-quality-gates",
-        True,
+        False,
         words=("--encoder", "ctranslate2", "--no-quality-gates"),
     ),
-    "torch": Way(
-        "ours, --encoder torch --no-quality-gates",
-        True,
-        words=("--encoder", "torch", "--no-quality-gates"),
-    ),
+    "torch": Way("ours, --encoder torch", True, words=("--encoder", "torch")),
     "wide": Way(
         "ours, --no-quality-gates --slots 1",
         False,

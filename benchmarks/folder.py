@@ -6,7 +6,7 @@ with a seed into files of 5 s to 5 min and one longer, or with --clips N as they
 wall and CPU seconds from start to exit, medians over rounds in the order A B, B A, A B; ratios; the
 word error rate of each; of ours how full batches and windows were. All with int8, beam 5, the
 language given and without_timestamps=False; the peer's own defaults are rows of their own, and so
-are whole windows (--encoder ctranslate2) and, where it is installed, torch's encoder.
+are runs of ours without the quality gates and with whole windows (--encoder ctranslate2).
 
 Ends with exit code 1 if a gate fails. Ours has to be at least 2.5 times as fast as
 BatchedInferencePipeline in one process with 2 threads, and 1.15 times as fast as two processes of
