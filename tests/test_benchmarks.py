@@ -236,7 +236,7 @@ def raced(**walls):
     ("key", "model", "one", "two"),
     [
         ("ours", "tiny.en", 2.5, 1.15),
-        ("plain", "base", 2.5, 1.15),
+        ("ours", "base", 2.5, 1.15),
         ("torch", "tiny.en", 4.0, 2.0),
         ("torch", "base", 4.0, 2.5),
     ],
