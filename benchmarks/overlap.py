@@ -11,7 +11,7 @@ the longer one and the fill: what no order can hide, the time to the first call 
 longer, else the longest call (the last chunk is known with the last word). Ends with exit code 1 if
 the overlap is under 0.95 or both take more than 1.05 times the longer one and the fill.
 
-    python benchmarks/overlap.py --minutes 300 --plot overlap.svg
+    python benchmarks/overlap.py --minutes 120 --plot overlap.svg
 """
 
 import argparse
@@ -99,9 +99,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--minutes", type=float, default=60.0, help="speech in all (default 60)")
     add("--seed", type=int, default=1)
     add("--model", default="tiny.en")
-    add("--words", type=int, default=160, help="of a chunk at most (default 160: a minute)")
-    add("--threads", type=int, default=4, help="--llm-threads (default 4)")
-    add("--median", type=float, default=3.0, help="of the latency, in seconds (default 3)")
+    add("--words", type=int, default=32, help="of a chunk at most (default 32: many calls)")
+    add("--threads", type=int, default=8, help="--llm-threads (default 8)")
+    add("--median", type=float, default=1.0, help="of the latency, in seconds (default 1)")
     add("--sigma", type=float, default=0.5, help="of the lognormal latency (default 0.5)")
     add("--rounds", type=int, default=1)
     add("--plot", type=Path, help="SVG file to write")
