@@ -2,10 +2,11 @@
 
 Whisper's encoder reads 30 s whatever is in them; most windows hold less speech, and zeros after it.
 The states of these zeros follow from their place and hardly from the speech, and those of the
-speech hardly from the zeros. So only the speech and a margin are read, and the states after it are
-those that a few seconds of known speech have there. The decoder needs some: without any it has two
-to three times the errors, with these as many as with whole windows (benchmarks/README.md,
-accuracy.py). What a row gives follows from the row alone. Knows nothing about who encodes.
+speech hardly from the zeros, if there are some. So only the speech and a margin are read, 15 s at
+least, and the states after it are those that a few seconds of known speech have there. The decoder
+needs some: without any it has two to three times the errors, with these as many as with whole
+windows (benchmarks/README.md, accuracy.py). What a row gives follows from the row alone. Knows
+nothing about who encodes.
 """
 
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from functools import cached_property
 import numpy as np
 
 MARGIN = 200  # frames of 10 ms that are read of the silence
+LEAST = 1500  # frames that are read: with fewer, short windows get some more words wrong
 STEP = 100  # frames: rows are read in lengths of whole seconds
 STRIDE = 2  # frames of a state
 
@@ -46,8 +48,8 @@ class SpeechStates:
 
 
 def to_be_read(row: np.ndarray) -> int:
-    """Frames of the row up to the end of its speech and the margin."""
+    """Frames of the row up to the end of its speech and the margin, and no fewer than the least."""
     spoken = np.flatnonzero(row.any(axis=0))
     last = int(spoken[-1]) + 1 if len(spoken) else 0
     whole: int = row.shape[1]
-    return min(whole, -(-(last + MARGIN) // STEP) * STEP)
+    return min(whole, max(LEAST, -(-(last + MARGIN) // STEP) * STEP))
