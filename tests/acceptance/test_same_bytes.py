@@ -144,6 +144,7 @@ def test_killed_worker_costs_nothing_but_time(shelf_of_videos, undisturbed, tmp_
     assert files_of(tmp_path) == undisturbed
 
 
+@pytest.mark.slow
 def test_stream_yields_transcripts_and_the_same_bytes(shelf_of_videos, undisturbed, tmp_path):
     results = list(engine.stream([shelf_of_videos], Config(output=tmp_path, model="tiny.en")))
     assert sorted(result.video.name for result in results) == [
