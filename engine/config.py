@@ -41,6 +41,7 @@ class Config:
     """What a run is asked to do; the same names as the long options."""
 
     output: Path = Path("reelmine-out")
+    files_from: str | None = None  # the command's: a list of more paths; "-": standard input
     # speech: these decide the text, so they are part of a result's key
     model: str | None = None  # None: the best that can be had
     language: str | None = None  # None: detected per video
@@ -55,7 +56,6 @@ class Config:
     audio_track: int | None = None  # None: the first
     mode: str = "batched"
     quality_gates: bool = True  # batched mode only
-    files_from: str | None = None  # the command's: a list of more paths; "-": standard input
     # how: these change speed, never the text
     device: str = "auto"
     batch_size: int | None = None

@@ -107,8 +107,9 @@ def test_an_encoder_that_cannot_be_had_is_an_error_with_a_remedy(asked, begun, h
 
 def test_sequential_mode_is_the_librarys_own():
     assert chosen("auto", means(), begun="torch-bfloat16", sequential=True) == "ctranslate2"
-    with pytest.raises(UsageError, match="no meaning with --mode sequential"):
-        chosen("torch", means(), sequential=True)
+    for asked in ("torch", "ctranslate2-speech"):
+        with pytest.raises(UsageError, match=f"{asked} has no meaning with --mode sequential"):
+            chosen(asked, means(), sequential=True)
 
 
 @pytest.mark.skipif(HAS_TORCH, reason="this is about a machine without torch")

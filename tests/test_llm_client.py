@@ -760,6 +760,15 @@ def test_thread_that_would_try_again_asks_nobody_after_another_found_out(status:
     assert str(ended[0]) == str(ended[1])
 
 
+def in_two_threads(ask: Callable[[], None]) -> None:
+    """At the same time, and both have ended."""
+    threads = [threading.Thread(target=ask) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20.0)
+
+
 def test_thread_that_waits_for_its_share_of_the_budget_asks_nobody_either() -> None:
     budget = Budget("m", max_tokens=200)
     ended: list[BaseException] = []
@@ -772,11 +781,7 @@ def test_thread_that_waits_for_its_share_of_the_budget_asks_nobody_either() -> N
 
     with Server(script=[401, FINE], latency=0.3) as server:
         client = Client(server.url, None, "m", call_timeout=30.0, budget=budget)
-        threads = [threading.Thread(target=ask) for _ in range(2)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(20.0)
+        in_two_threads(ask)
         client.close()
         assert len(server.requests) == 1
     assert [type(error) for error in ended] == [errors.EndpointError] * 2
@@ -836,11 +841,7 @@ def test_pause_told_while_a_call_waits_for_its_turn_holds_it() -> None:
 
     with Server(script=[pause, FINE], latency=0.3) as server:
         client = paced(server, Pace(rpm=60), call_timeout=30.0)
-        threads = [threading.Thread(target=ask) for _ in range(2)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(20.0)
+        in_two_threads(ask)
         client.close()
         assert len(server.requests) == 1
     assert [490 < (error.wait or 0.0) <= 500 for error in ended] == [True, True]

@@ -63,10 +63,10 @@ def choose(asked: str, begun: str | None, means: Means, *, sequential: bool) -> 
     UsageError if the one asked for, or begun with, cannot be had here.
     """
     if sequential:
-        if asked == "torch":
+        if asked not in ("auto", CTRANSLATE2):
             raise UsageError(
-                "--encoder torch has no meaning with --mode sequential, which is the library's own "
-                "way through a file: leave it out."
+                f"--encoder {asked} has no meaning with --mode sequential, which is the library's "
+                "own way through a file: leave it out."
             )
         return Encoder(CTRANSLATE2, "sequential mode has no other")
     if asked == "ctranslate2":

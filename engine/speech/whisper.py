@@ -63,8 +63,9 @@ class Recognizer:
         self._tokenizers: dict[tuple[str, str], Tokenizer] = {}
         kind = encoder.torch_type
         self._torch = torch_encoder(model, kind, device, threads) if kind else None
-        self._speech = SpeechStates(self._read, known_speech(self.mels)[0])
-        self._speech_only = encoder.speech_only
+        self._speech: SpeechStates | None = None  # whole windows are read
+        if encoder.speech_only:
+            self._speech = SpeechStates(self._read, known_speech(self.mels)[0])
 
     def open_file(self, audio: np.ndarray, options: SpeechOptions) -> FileDecoder:
         """Sequential mode: a whole file, float32 mono 16 kHz."""
@@ -76,7 +77,7 @@ class Recognizer:
         Without the silence after the speech where the encoder is of that kind. On a CPU one row at
         a time: several at once take longer for each. Rows are mapped files, so they are copied.
         """
-        if self._speech_only:
+        if self._speech is not None:
             states = [self._speech.of(row) for row in rows]
             return ctranslate2.StorageView.from_array(np.concatenate(states))
         return self._whole(rows)
