@@ -5,6 +5,7 @@ of their videos. Pure; part of the schedule, which is its only user.
 """
 
 import heapq
+from collections.abc import Callable, Collection
 
 from engine.llm.exchanges import Exchange, Sent
 from engine.llm.limits import Limits
@@ -46,7 +47,14 @@ class CallQueue:
 
     def drop(self, video: int) -> None:
         """Forget the chunks of a video."""
-        self._waiting = [entry for entry in self._waiting if entry[1][0] != video]
+        self._keep(lambda key: key[0] != video)
+
+    def remove(self, keys: Collection[CallKey]) -> None:
+        """These need no call any more."""
+        self._keep(lambda key: key not in keys)
+
+    def _keep(self, wanted: Callable[[CallKey], bool]) -> None:
+        self._waiting = [entry for entry in self._waiting if wanted(entry[1])]
         heapq.heapify(self._waiting)
 
     def clear(self) -> list[CallKey]:

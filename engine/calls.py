@@ -1,10 +1,10 @@
 """The LLM side of a run: chunks go out as calls, results go back to their jobs.
 
-A chunk whose reply was paid for before is answered from the ledger at once, and one that was asked
-in two halves of which one failed is asked for that half alone. A failed call is a state of its
-chunk, never an empty list. When the endpoint is of no use (a wrong key, nobody there)
-or the budget leaves no room, no further call is made and every open chunk gets that reason:
-transcription goes on.
+A chunk whose reply was paid for before is answered from the ledger at once, chunks that wait while
+the same is asked get that answer, and one that was asked in two halves of which one failed is asked
+for that half alone. A failed call is a state of its chunk, never an empty list. When the endpoint
+is of no use (a wrong key, nobody there) or the budget leaves no room, no further call is made and
+every open chunk gets that reason: transcription goes on.
 
 Owner: the loop's thread, except for the analyst's ``call``, which runs in the LLM threads.
 """
@@ -86,6 +86,7 @@ class Calls:
         self._tell = tell
         self._pool = CallPool(answerer.threads, answerer.timeout, queue)
         self._open: dict[CallKey, _Asked] = {}
+        self._waiting: dict[str, list[CallKey]] = {}  # of these, by the key of their reply
         self._waits = (0, 0.0)  # calls, seconds that their chunks waited
         self._refused = 0
         self._spent = answerer.budget.own if answerer.budget else Spent()  # as the ledger has it
@@ -104,15 +105,20 @@ class Calls:
         if self.endpoint is not None:
             self._give_up(number, recipe, chunk.index)
             return
-        key = number, recipe, chunk.index
         paid = self._paid_half(asked, chunk)
-        self._open[key] = _Asked(asked, chunk, reply_key, paid, time.monotonic())
-        self._step(messages.ChunkReady(key))
+        self._wait(
+            (number, recipe, chunk.index),
+            _Asked(asked, chunk, reply_key, paid, time.monotonic()),
+        )
 
     def start(self, key: CallKey) -> None:
         """The schedule gives this chunk a thread."""
         number, recipe, index = key
-        asked, analyst = self._open[key], self._answerer.analyst
+        asked, analyst = self._open.get(key), self._answerer.analyst
+        if asked is None:  # a call that has ended since has answered it
+            self._step(messages.CallEnded(key))
+            return
+        self._waiting[asked.reply_key].remove(key)
         if asked.since is not None:
             count, seconds = self._waits
             self._waits = count + 1, seconds + time.monotonic() - asked.since
@@ -173,6 +179,12 @@ class Calls:
             self._spent = spent
             self._ledger.save_spent(budget.model, spent)
 
+    def _wait(self, key: CallKey, asked: _Asked) -> None:
+        """A chunk waits for its call."""
+        self._open[key] = asked
+        self._waiting.setdefault(asked.reply_key, []).append(key)
+        self._step(messages.ChunkReady(key))
+
     def _end(
         self, key: CallKey, reply: Reply | None, error: BaseException | None, began: float
     ) -> None:
@@ -192,6 +204,7 @@ class Calls:
             self._refused = 0
             self._pauses.answered()
             outcome = result(asked.recipe, asked.chunk, reply)
+            self._answer_waiting(asked.reply_key, reply)
         else:
             assert error is not None
             outcome = ChunkResult(index, _state_of(error), problem=_problem_of(error))
@@ -206,14 +219,23 @@ class Calls:
         job.add_chunk(recipe, outcome)
         self._tell(events.CallFinished(job.video, recipe, index, outcome.state))
 
+    def _answer_waiting(self, reply_key: str, reply: Reply) -> None:
+        """Chunks that say the same need no call of their own."""
+        same = [key for key in self._waiting.pop(reply_key, []) if key in self._open]
+        if same:
+            self._schedule.calls.remove(same)
+        for key in same:
+            asked, job = self._open.pop(key), self._jobs.get(key[0])
+            if job is not None:
+                job.add_chunk(key[1], result(asked.recipe, asked.chunk, reply))
+
     def _postpone(self, key: CallKey, asked: _Asked, error: CallError, began: float) -> None:
         """The server's pause is longer than a call lasts: the chunk waits for its end."""
         self._ledger.note("call", error.code, place=key[1], began=began)
         self._step(messages.CallEnded(key))
         if key[0] not in self._jobs:  # its transcription failed meanwhile
             return
-        self._open[key] = replace(asked, since=None)
-        self._step(messages.ChunkReady(key))
+        self._wait(key, replace(asked, since=None))
         if self._pauses.is_new:
             span = clock(error.wait or 0.0)
             self._tell(events.Notice(f"{error} The chunks wait {span} for it; all else goes on."))

@@ -355,6 +355,27 @@ def test_reply_that_was_paid_for_is_not_asked_for_again(
         assert len(server.requests) == 1
 
 
+@pytest.mark.parametrize(("script", "wanted"), [("", 1), ("refusal", 2)])
+def test_chunks_that_say_the_same_are_asked_about_once(
+    reelmine: Reelmine, tmp_path: Path, samples: Path, fake: Path, script: str, wanted: int
+) -> None:
+    names = ["a", "b", "c", "d"]
+    (tmp_path / "in").mkdir()
+    for name in names:
+        (tmp_path / "in" / f"{name}.wav").symlink_to(samples / "moving_house.wav")
+    words = ("run", "in", "-o", "out", "--model", fake, "--llm-threads", "1")
+    assert reelmine(*words, "--no-analysis").returncode == 0
+    with Server(script=script) as server:  # all four wait when the first call begins
+        endpoint = ("--llm-model", "phrasebook", "--llm-base-url", server.url)
+        done = reelmine(*words, *endpoint, "--recipe", "summary")
+        assert len(server.requests) == wanted
+    ours = [analysis(tmp_path / "out", name, "summary") for name in names]
+    failed = wanted - 1  # whose call failed; the others are asked for anew
+    assert done.returncode == failed
+    assert sorted(one["state"] for one in ours) == ["done"] * (4 - failed) + ["failed"] * failed
+    assert len({json.dumps(one["items"]) for one in ours if one["state"] == "done"}) == 1
+
+
 @pytest.mark.parametrize("recipe", ["summary", "chapters", "jokes.toml"])
 def test_recipe_that_nobody_here_can_answer_is_refused(
     reelmine: Reelmine, tmp_path: Path, samples: Path, fake: Path, recipe: str
