@@ -1,12 +1,13 @@
 """How long a folder of real speech takes: ours and faster-whisper in turn, as whole processes.
 
 In: clips of real speech (`../shared/speech`, or --speech; without them the bundled samples), joined
-with a seed into files of 5 s to 5 min and one longer, or with --clips N as they are: N of 3 to 10 s
-(default 200), in a seeded order and under other names, all of them before one comes again. Out:
-wall and CPU seconds from start to exit, medians over rounds in the order A B, B A, A B; ratios; the
-word error rate of each; of ours how full batches and windows were. All with int8, beam 5, the
-language given and without_timestamps=False; the peer's own defaults are rows of their own, and so
-are runs of ours without the quality gates and with whole windows (--encoder ctranslate2).
+with a seed into files of 5 s to 5 min and one longer; with --unjoined the English clips as they
+are; with --clips N so many of 3 to 10 s (default 200), in a seeded order and under other names, all
+of them before one comes again. Out: wall and CPU seconds from start to exit, medians over rounds in
+the order A B, B A, A B; ratios; the word error rate of each; of ours how full batches and windows
+were. All with int8, beam 5, the language given and without_timestamps=False; the peer's own
+defaults are rows of their own, and so are runs of ours without the quality gates and with whole
+windows (--encoder ctranslate2).
 
 Ends with exit code 1 if a gate fails. Ours has to be at least 2.5 times as fast as
 BatchedInferencePipeline in one process with 2 threads, and 1.15 times as fast as two processes of
@@ -16,6 +17,7 @@ Its text is no worse, and batches are full wherever that could be had. A run dur
 take more than 5 % of the machine is repeated, twice at most.
 
     python benchmarks/folder.py --minutes 10
+    python benchmarks/folder.py --unjoined
     python benchmarks/folder.py --clips 200 --batch-size 8 --models tiny.en
 """
 
@@ -107,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--minutes", type=float, default=10.0, help="speech in all (default 10)")
     text = "so many clips of 3 to 10 s as they are instead of joined files (default 200)"
     add("--clips", type=whole(1), nargs="?", const=200, metavar="N", help=text)
+    add("--unjoined", action="store_true", help="the clips as they are instead of joined files")
     add("--batch-size", type=whole(1), help="windows per model call of ours (default: its own)")
     add("--seed", type=int, default=1)
     add("--models", type=_names, default=["tiny.en", "base"], help="names, separated by commas")
@@ -126,6 +129,8 @@ def _recordings(
 ) -> Sequence[Recording]:
     english = [clip for clip in clips if clip.language == "en"]
     folder.mkdir()
+    if given.unjoined:
+        return _copied(english, folder)
     if given.clips:
         return copy_clips(english, folder, given.clips, given.seed)
     return join_clips(english, folder, given.minutes, given.seed)
@@ -140,13 +145,17 @@ def copy_clips(clips: Sequence[Clip], folder: Path, number: int, seed: int) -> l
     order: list[Clip] = []
     while len(order) < number:
         order += chance.sample(short, len(short))
+    return _copied(order[:number], folder)
+
+
+def _copied(clips: Sequence[Clip], folder: Path) -> list[Recording]:
     return [
         Recording(
             Path(shutil.copy(clip.path, folder / f"clip_{position:03d}{clip.path.suffix}")),
             clip.seconds,
             clip.reference,
         )
-        for position, clip in enumerate(order[:number])
+        for position, clip in enumerate(clips)
     ]
 
 

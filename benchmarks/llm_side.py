@@ -25,8 +25,9 @@ from common import ROOT, bundled_clips
 from engine.analysis import prompts, replies
 from engine.analysis.recipes import Recipe, load
 from engine.config import Config
-from engine.job import Job, Questions
+from engine.job import Job
 from engine.llm.wire import Style, request_body
+from engine.questions import Questions
 from engine.records import Segment, Transcript
 from engine.setup import prepare
 from engine.testing.transcriber import make_model

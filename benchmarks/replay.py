@@ -146,7 +146,7 @@ def _fill(folder: Folder, gpus: int) -> dict[str, float]:
     replay.run()
     rows = [len(units) for _, _, units in replay.batches]
     return {
-        "fill": round(replay.schedule.fill_used / replay.schedule.fill_offered, 4),
+        "fill": round(replay.schedule.batch_fill or 0.0, 4),
         "all_batches": round(sum(rows) / (BATCH * len(rows)), 4),
         "batches": len(rows),
     }

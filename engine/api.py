@@ -16,10 +16,11 @@ from typing import Any
 
 from engine import events
 from engine.analysis.analysts import PhrasebookAnalyst
-from engine.batches import MARKER, SpeechSetup
+from engine.batches import MARKER
 from engine.config import Config, checked
 from engine.errors import EXIT_INCOMPLETE, DiskError, ReelmineError, UnguardedError
 from engine.loop import Loop, Setup, Signalled
+from engine.orders import SpeechSetup
 from engine.output.results import read_result_json
 from engine.planning import Plan, plan
 from engine.pools import slot_worker

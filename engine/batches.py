@@ -1,56 +1,38 @@
-"""The speech side of a run: what workers are given, and what becomes of what they bring.
+"""The speech side of a run: what becomes of what the workers bring.
 
-Calls go out to places (slots, preparation workers) as the schedule says; answers, errors and deaths
-come back through the loop's queue, change the video's job, and become events for the schedule.
+Calls go out to places (slots, preparation workers) as the schedule says, by orders.py; answers,
+errors and deaths come back through the loop's queue, change the video's job, and become events for
+the schedule.
 
 Owner: the loop's thread.
 """
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 from engine import events, messages
 from engine.errors import OutOfMemoryError, ReelmineError, UnguardedError
 from engine.job import Job
+from engine.orders import STEP, Orders, SpeechSetup
 from engine.places import Phase
-from engine.pools import preparation_worker, slot_worker
+from engine.pools import slot_worker
 from engine.pools.crew import Answer, Crew
 from engine.pools.local import Outcome
-from engine.pools.sizing import SlotPlan
 from engine.pools.slots import plural
-from engine.records import SAMPLE_RATE, Probe, Problem, SpeechOptions, WindowResult
+from engine.records import SAMPLE_RATE, Probe, Problem
 from engine.schedule import Schedule
 from engine.shortage import Shortage
-from engine.speech.encoders import Encoder
-from engine.speech.models import ResolvedModel
 from engine.store.ledger import Ledger
 from engine.usage import Usage
 
 log = logging.getLogger(__name__)
 
-PIECE = 60.0  # seconds of audio that preparation decodes at a time
-STEP = 30.0  # seconds of a file that sequential mode decodes at a time
 MARKER = "unguarded"  # left in scratch by a worker that finds itself running the user's script
-
-
-@dataclass(frozen=True, slots=True)
-class SpeechSetup:
-    """What is decided about transcription before the first process starts."""
-
-    options: SpeechOptions
-    model: ResolvedModel
-    canary_words: tuple[str, ...]
-    encoder: Encoder
-    slots: tuple[SlotPlan, ...]
-    scratch: Path
-    may_wait: int | None  # windows that fit into scratch while they wait; None: there are no rows
-    model_bytes: int | None  # None: not known, or the batch size is as the user wants it
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,76 +67,14 @@ class Batches:
         self._fail = hooks.fail
         self._grown = hooks.grown
         self._usage = hooks.usage
-        self._cached: dict[int, dict[int, WindowResult]] = {}
         preparation = [place.name for place in plan.places.values() if not place.is_slot]
         self._crew = Crew(setup.slots, preparation, setup.scratch, queue)
         self.shortage = Shortage(setup.slots, setup.options.compute_type, setup.model_bytes)
+        self._orders = Orders(setup, jobs, ledger, self._crew, self.shortage, hooks.tell)
 
     def act(self, action: messages.Action) -> None:
         """Do what the schedule says about a place."""
-        match action:
-            case messages.Start(place):
-                self._tell(events.SlotChanged(place, "opening"))
-                self._crew.start(place)
-            case messages.Kill(place, problem):
-                self._ledger.note("kill", problem.message, place=place)
-                self._crew.kill(place)
-                self._tell(events.SlotChanged(place, "ended"))
-            case messages.Lower(place, _):
-                self._came_down(place, self.shortage.lower(place))
-                self._crew.kill(place)
-            case messages.Probe(place, videos):
-                paths = tuple(self._jobs[number].video.path for number in videos)
-                self._crew.submit(place, "probe", videos, preparation_worker.probe, paths)
-            case messages.Prepare(place, video, count):
-                self._prepare(place, video, count)
-            case messages.Decode(place, batch, units):
-                self._decode(place, batch, units)
-            case messages.Advance(place, video, restart):
-                self._advance(place, video, restart=restart)
-
-    def _prepare(self, place: str, video: int, count: int) -> None:
-        job, options = self._jobs[video], self._setup.options
-        if video not in self._cached:
-            self._cached[video] = self._ledger.windows(job.speech_key)
-        if not job.windows:
-            self._tell(events.VideoStarted(job.video))
-        spec = preparation_worker.PrepareSpec(
-            job.video.path,
-            options.audio_track,
-            options.vad_filter,
-            self._setup.model.mels,
-            self._setup.scratch / str(video),
-            frozenset(job.windows) | job.standing(self._cached[video]),
-            PIECE,
-        )
-        self._tell(events.SlotChanged(place, f"preparing {job.video.name}"))
-        self._crew.submit(place, "prepare", video, preparation_worker.prepare, spec, count)
-
-    def _decode(self, place: str, batch: int, units: Sequence[messages.Unit]) -> None:
-        rows = tuple(
-            slot_worker.Row(
-                video,
-                self._jobs[video].windows[position],
-                self._jobs[video].language,
-            )
-            for video, position in units
-        )
-        names = dict.fromkeys(self._jobs[video].video.name for video, _ in units)
-        count = f"{len(units)} window" + "s" * (len(units) > 1)
-        self._tell(events.SlotChanged(place, f"{count} of {', '.join(names)}"))
-        self._crew.submit(
-            place, "batch", (batch, units), slot_worker.transcribe, rows, self._setup.options
-        )
-
-    def _advance(self, place: str, video: int, *, restart: bool) -> None:
-        job = self._jobs[video]
-        if restart:
-            job.restart()
-            self._tell(events.VideoStarted(job.video))
-        self._tell(events.SlotChanged(place, job.video.name))
-        what = slot_worker.advance, job.video.path, self._setup.options, STEP, restart
-        self._crew.submit(place, "advance", video, *what)
+        self._orders.give(action)
 
     def close(self) -> None:
         """End all workers: the busy ones by a kill."""
@@ -178,7 +98,7 @@ class Batches:
         else:
             match answer.what:
                 case "hello":
-                    self._open(answer.place)
+                    self._hello(answer.place)
                 case "open":
                     self._opened(answer)
                 case "probe":
@@ -249,11 +169,11 @@ class Batches:
         before = slot.batch_size
         self._step(messages.OutOfMemory(place, batch, problem, smaller))
         if slot.phase is Phase.RETIRED:
-            self._came_down(place, self.shortage.step(place, "it is not used any more"))
+            self._orders.came_down(place, self.shortage.step(place, "it is not used any more"))
         elif slot.batch_size < before:
             windows = f"{slot.batch_size} {plural('window', slot.batch_size)}"
             half = f"it takes {windows} at once instead of {before}"
-            self._came_down(place, self.shortage.step(place, half))
+            self._orders.came_down(place, self.shortage.step(place, half))
 
     def _may_lower(self, place: str) -> bool:
         """Whether smaller weights come next: not while another slot on the GPU goes on without."""
@@ -262,25 +182,10 @@ class Batches:
         alone = all(slot.phase is Phase.RETIRED for slot in siblings)
         return alone and self.shortage.smaller(place) is not None
 
-    def _came_down(self, place: str, step: str) -> None:
-        self._ledger.note("memory", step, place=place)
-        self._tell(events.Notice(f"The memory of {place} is too small: {step}."))
-
-    def _open(self, place: str) -> None:
+    def _hello(self, place: str) -> None:
         """The process is there: a slot loads its model now, preparation is ready."""
-        plan = next((s for s in self._setup.slots if s.device == place), None)
-        if plan is None:
+        if not self._orders.open(place):
             self._step(messages.Ready(place))
-            return
-        spec = slot_worker.SlotSpec(
-            self._setup.model.path,
-            "cuda" if place.startswith("cuda") else "cpu",
-            self.shortage.compute_type(place),
-            plan.threads,
-            self._setup.canary_words,
-            self._setup.encoder,
-        )
-        self._crew.submit(place, "open", None, slot_worker.open_slot, spec)
 
     def _opened(self, answer: Answer) -> None:
         info: slot_worker.SlotInfo = answer.value
@@ -291,7 +196,7 @@ class Batches:
         if room is not None and room < slot.batch_size:
             windows = f"{room} {plural('window', room)}"
             what = f"it has room for {windows} at once instead of {slot.batch_size}"
-            self._came_down(answer.place, self.shortage.step(answer.place, what))
+            self._orders.came_down(answer.place, self.shortage.step(answer.place, what))
         self._step(messages.Ready(answer.place, info.canary_seconds, room))
 
     def _probed(self, answer: Answer) -> None:
@@ -330,14 +235,14 @@ class Batches:
             return
         job.decoded, job.speech = prepared.decoded, prepared.speech
         job.declared = prepared.declared if prepared.declared is not None else job.declared
-        cached = self._cached.get(video, {})
+        cached = self._orders.known.get(video, {})
         new = job.add_windows(prepared.windows, ended=prepared.ended)
         for window in new:
             if window.position in cached:
                 job.add_result(cached[window.position])
         waiting = tuple(w.position for w in new if w.position not in cached)
         if prepared.ended:
-            self._cached.pop(video, None)
+            self._orders.known.pop(video, None)
             if prepared.invalid:  # what they cost shows in the length; here is why
                 damage = f"{prepared.invalid} frames could not be decoded"
                 self._ledger.note("damaged", damage, place=place, video=job.video.name)

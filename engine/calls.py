@@ -1,8 +1,8 @@
 """The LLM side of a run: chunks go out as calls, results go back to their jobs.
 
-A chunk whose reply was paid for before is answered from the ledger at once, chunks that wait while
-the same is asked get that answer, and one that was asked in two halves of which one failed is asked
-for that half alone. A failed call is a state of its chunk, never an empty list. When the endpoint
+A chunk whose reply was paid for before is answered from the ledger at once, several that say the
+same are asked about once, and one that was asked in two halves of which one failed is asked for
+that half alone. A failed call is a state of its chunk, never an empty list. When the endpoint
 is of no use (a wrong key, nobody there) or the budget leaves no room, no further call is made and
 every open chunk gets that reason: transcription goes on.
 
@@ -87,6 +87,7 @@ class Calls:
         self._pool = CallPool(answerer.threads, answerer.timeout, queue)
         self._open: dict[CallKey, _Asked] = {}
         self._waiting: dict[str, list[CallKey]] = {}  # of these, by the key of their reply
+        self._asking: set[str] = set()  # keys of replies whose calls are under way
         self._waits = (0, 0.0)  # calls, seconds that their chunks waited
         self._refused = 0
         self._spent = answerer.budget.own if answerer.budget else Spent()  # as the ledger has it
@@ -115,9 +116,10 @@ class Calls:
         """The schedule gives this chunk a thread."""
         number, recipe, index = key
         asked, analyst = self._open.get(key), self._answerer.analyst
-        if asked is None:  # a call that has ended since has answered it
+        if asked is None or asked.reply_key in self._asking:  # it has been answered, or will be
             self._step(messages.CallEnded(key))
             return
+        self._asking.add(asked.reply_key)
         self._waiting[asked.reply_key].remove(key)
         if asked.since is not None:
             count, seconds = self._waits
@@ -180,16 +182,18 @@ class Calls:
             self._ledger.save_spent(budget.model, spent)
 
     def _wait(self, key: CallKey, asked: _Asked) -> None:
-        """A chunk waits for its call."""
+        """A chunk waits for its call, or for that of another which says the same."""
         self._open[key] = asked
         self._waiting.setdefault(asked.reply_key, []).append(key)
-        self._step(messages.ChunkReady(key))
+        if asked.reply_key not in self._asking:
+            self._step(messages.ChunkReady(key))
 
     def _end(
         self, key: CallKey, reply: Reply | None, error: BaseException | None, began: float
     ) -> None:
         number, recipe, index = key
         asked = self._open.pop(key)
+        self._asking.remove(asked.reply_key)
         self._keep_all(asked, reply)
         if isinstance(error, CallStopped):  # the run ends; the chunk stays open
             self._step(messages.CallEnded(key))
@@ -198,18 +202,19 @@ class Calls:
             worth = self._pauses.worth(error.wait, began, time.monotonic())
             if worth and self.endpoint is None:
                 self._postpone(key, asked, error, began)
+                self._share(asked.reply_key, None)
                 return
             self._stop_asking(error)
         if reply is not None:
             self._refused = 0
             self._pauses.answered()
             outcome = result(asked.recipe, asked.chunk, reply)
-            self._answer_waiting(asked.reply_key, reply)
         else:
             assert error is not None
             outcome = ChunkResult(index, _state_of(error), problem=_problem_of(error))
             log.info("chunk %d of video %d failed", index, number, exc_info=error)
             self._endpoint_trouble(error)
+        self._share(asked.reply_key, reply)
         self._step(messages.CallEnded(key))  # only now: it may start the next call
         job = self._jobs.get(number)
         if job is None:  # its transcription failed meanwhile
@@ -219,15 +224,21 @@ class Calls:
         job.add_chunk(recipe, outcome)
         self._tell(events.CallFinished(job.video, recipe, index, outcome.state))
 
-    def _answer_waiting(self, reply_key: str, reply: Reply) -> None:
-        """Chunks that say the same need no call of their own."""
+    def _share(self, reply_key: str, reply: Reply | None) -> None:
+        """Chunks that say the same have this answer, or each needs a call of its own after all."""
         same = [key for key in self._waiting.pop(reply_key, []) if key in self._open]
         if same:
             self._schedule.calls.remove(same)
         for key in same:
             asked, job = self._open.pop(key), self._jobs.get(key[0])
-            if job is not None:
+            if job is None:  # its transcription failed meanwhile
+                continue
+            if reply is not None:
                 job.add_chunk(key[1], result(asked.recipe, asked.chunk, reply))
+            elif self.endpoint is not None:
+                self._give_up(*key)
+            else:
+                self._wait(key, asked)
 
     def _postpone(self, key: CallKey, asked: _Asked, error: CallError, began: float) -> None:
         """The server's pause is longer than a call lasts: the chunk waits for its end."""

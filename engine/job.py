@@ -4,12 +4,10 @@ Pure state: no clock, no files, no processes. The loop (loop.py) feeds it and do
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import count, takewhile
 
-from engine.analysis.chunking import next_chunk
-from engine.analysis.merging import merge
-from engine.analysis.recipes import Recipe
+from engine.questions import Questions
 from engine.records import (
     SAMPLE_RATE,
     Analysis,
@@ -30,26 +28,6 @@ from engine.speech.transcript import Assembly
 from engine.terminal import clock
 
 SHORT = 0.98  # share of the declared duration below which a decode counts as short
-
-
-@dataclass(slots=True)
-class Questions:
-    """One recipe's way through the video's chunks."""
-
-    recipe: Recipe
-    analyst: str
-    results: dict[int, ChunkResult] = field(default_factory=dict)
-    next_cue: int = 0
-    chunks: int = 0  # handed out so far
-    skipped: Problem | None = None
-
-    def complete(self, transcript: Transcript | None) -> bool:
-        """Every chunk there will ever be has ended."""
-        return self.skipped is not None or (
-            transcript is not None
-            and self.next_cue >= len(transcript.segments)
-            and len(self.results) == self.chunks
-        )
 
 
 class Job:
@@ -245,26 +223,11 @@ class Job:
     def new_chunks(self) -> list[tuple[str, Chunk]]:
         """Chunks of every recipe that the sealed prefix decides now."""
         sealed = self.transcript is not None
-        chunks: list[tuple[str, Chunk]] = []
-        for name, question in self.questions.items():
-            if question.skipped is not None:
-                continue
-            recipe = question.recipe
-            while True:
-                chunk = next_chunk(
-                    self.segments,
-                    question.next_cue,
-                    question.chunks,
-                    sealed,
-                    recipe.min_words,
-                    recipe.max_words,
-                )
-                if chunk is None:
-                    break
-                question.next_cue += len(chunk.cues)
-                question.chunks += 1
-                chunks.append((name, chunk))
-        return chunks
+        return [
+            (name, chunk)
+            for name, question in self.questions.items()
+            for chunk in question.new_chunks(self.segments, sealed=sealed)
+        ]
 
     def add_chunk(self, recipe: str, result: ChunkResult) -> None:
         """How a chunk ended."""
@@ -291,36 +254,7 @@ class Job:
 
     def analyses(self, *, final: bool = True) -> tuple[Analysis, ...]:
         """What each recipe found, in the order they were asked for."""
-        return tuple(self._analysis(question, final=final) for question in self.questions.values())
-
-    def _analysis(self, question: Questions, *, final: bool) -> Analysis:
-        recipe = question.recipe
-        if question.skipped is not None:
-            return Analysis(recipe.name, question.analyst, State.SKIPPED, problem=question.skipped)
-        results = [question.results[index] for index in sorted(question.results)]
-        failed = tuple(result for result in results if result.state is not State.DONE)
-        items, ungrounded = merge(recipe, results)
-        state, problem = State.DONE, None
-        if not question.complete(self.transcript):
-            state = State.INTERRUPTED if final else State.PENDING
-            problem = Problem(
-                "E_INTERRUPTED", "The analysis is not complete; the same command goes on with it."
-            )
-        elif failed:
-            timed_out = all(result.state is State.TIMED_OUT for result in failed)
-            state = State.TIMED_OUT if timed_out else State.FAILED
-            problem = failed[0].problem
-        return Analysis(
-            recipe.name,
-            question.analyst,
-            state,
-            items,
-            ungrounded,
-            question.chunks,
-            failed,
-            sum(result.dropped for result in results),
-            problem,
-        )
+        return tuple(q.analysis(self.transcript, final=final) for q in self.questions.values())
 
     def result(self, files: tuple[str, ...] = (), *, resumed: bool = False) -> VideoResult:
         """How the video stands now; what is not complete counts as interrupted."""

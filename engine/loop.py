@@ -17,7 +17,6 @@ kills, calls, files.
 import logging
 import shutil
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,23 +24,25 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from engine import events, messages, schedule
-from engine.batches import Batches, Hooks, SpeechSetup
+from engine.batches import Batches, Hooks
 from engine.calls import Answerer, Calls
 from engine.config import Config
 from engine.errors import DiskError
 from engine.job import Job
 from engine.llm.exchanges import Exchange, Sent
 from engine.llm.limits import Limits
+from engine.orders import SpeechSetup
 from engine.pools.local import Outcome
 from engine.pools.monitor import Sample
-from engine.pools.pressure import Gauge, Pressure
 from engine.pools.sizing import Sizing
 from engine.pools.threads import CallOutcome
-from engine.records import Grounding, Problem, State
+from engine.records import Problem, State
 from engine.store.ledger import Ledger
 from engine.store.shelf import Shelf
 from engine.tally import Tally
+from engine.totals import Totals
 from engine.usage import Usage
+from engine.watch import Watch
 
 log = logging.getLogger(__name__)
 
@@ -80,11 +81,7 @@ class Loop:
         self.out_of_time = False
         self.gave_up: Problem | None = None
         self.disk: Problem | None = None
-        self.audio_done = 0.0  # seconds
-        self.decoded_again = 0  # windows that failed a quality gate
-        self.suspects = 0  # windows that still do
-        self.items: Counter[Grounding] = Counter()  # found in videos that have ended
-        self.dropped = 0  # items that did not fit their recipe
+        self.totals = Totals()
         self._setup = setup
         self._jobs = dict(jobs)
         self._shelf = shelf
@@ -92,14 +89,13 @@ class Loop:
         self._listener = tell
         self._actions: list[messages.Action] = []
         self._drain_until: float | None = None
-        self._told_pressure = False
         self._began = time.monotonic()
         self.usage = Usage(self._began)
         untold = sum(job.transcript is None for job in self._jobs.values())
         self._tally = Tally(started=self._began, todo=untold)
         self._schedule = self._plan()
-        self._gauge = Gauge(setup.memory)
         plan, tell = self._schedule, self._tell
+        self._watch = Watch(setup.memory, plan, ledger, self._step, tell)
         hooks = Hooks(self._step, tell, self._fail, self._grown, self.usage)
         self.batches = Batches(setup.speech, self._jobs, ledger, plan, self.queue, hooks)
         self.calls = (
@@ -184,7 +180,7 @@ class Loop:
             case Signalled(number):
                 self._signalled(number)
             case Sample():
-                self._sampled(thing)
+                self._watch.took(thing)
 
     def _step(self, event: messages.Event) -> None:
         if isinstance(event, messages.Died):
@@ -301,12 +297,7 @@ class Loop:
         result = job.result(files)
         self._shelf.record(job, result)
         self._ledger.commit()
-        self.audio_done += 0.0 if job.read_back else job.decoded
-        self.decoded_again += job.decoded_again
-        self.suspects += len(result.transcript.suspects) if result.transcript else 0
-        for analysis in result.analyses:
-            self.items.update(item.grounding for item in (*analysis.items, *analysis.ungrounded))
-            self.dropped += analysis.dropped
+        self.totals.add(job, result)
         del self._jobs[number]
         shutil.rmtree(self._setup.speech.scratch / str(number), ignore_errors=True)
         self._tell(events.VideoFinished(result))
@@ -366,44 +357,5 @@ class Loop:
 
     @property
     def batch_fill(self) -> float | None:
-        """Rows used over rows offered, over batches that could have been full.
-
-        What the slots share out among themselves when no more windows will come does not count.
-        """
-        offered = self._schedule.fill_offered
-        return self._schedule.fill_used / offered if offered else None
-
-    def _pressed(self, pressure: Pressure, left: int | None) -> None:
-        """Memory is short, or no longer is: the schedule acts on it, a person hears of it once."""
-        megabytes = (left or 0) >> 20
-        self._ledger.note("pressure", f"{pressure.name.lower()}: {megabytes} MiB of memory left")
-        if pressure is not Pressure.NONE and not self._told_pressure:
-            self._told_pressure = True
-            self._tell(
-                events.Notice(
-                    f"Memory is short ({megabytes} MiB left): fewer videos are prepared ahead, and "
-                    "if that is not enough batches are halved, until there is more."
-                )
-            )
-        self._step(messages.MemoryPressure(pressure))
-
-    def _sampled(self, sample: Sample) -> None:
-        pressure = self._gauge.take(sample.memory_left, sample.time)
-        if pressure is not None:
-            self._pressed(pressure, sample.memory_left)
-        places, calls = self._schedule.places.values(), self._schedule.calls
-        self._ledger.add_sample(
-            {
-                "cpu": sample.cpu,
-                "memory": sample.memory,
-                "memory_left": sample.memory_left,
-                "gpus": sample.gpus,
-                "slots_busy": sum(p.is_slot and bool(p.batches or p.busy) for p in places),
-                "preparing": sum(p.busy for p in places if not p.is_slot),
-                "windows_waiting": self._schedule.waiting_windows,
-                "calls": len(calls.under_way),
-                "calls_waiting": len(calls),
-                "calls_at_once": calls.limits.at_once,
-            }
-        )
-        self._tell(events.Sampled(sample))
+        """Rows used over rows offered, over batches that could have been full."""
+        return self._schedule.batch_fill

@@ -5,6 +5,7 @@ still to do, the instant at which it will be judged to hang. Pure; part of the s
 knows nothing about other places, and nothing about what waits.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -170,3 +171,8 @@ class Place:
         if self.batches:
             known = DECODE_FACTOR * self.window_seconds * len(self.batches[0].units)
             self.deadline = now + max(DECODE_LIMIT, known)
+
+
+def those_open(places: Iterable[Place]) -> list[Place]:
+    """Those that have a process which can work."""
+    return [place for place in places if place.phase is Phase.OPEN]

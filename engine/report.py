@@ -103,7 +103,7 @@ def _problems(loop: Loop) -> tuple[Problem, ...]:
 def _figures(
     prepared: Prepared, loop: Loop | None, results: Sequence[VideoResult], seconds: float
 ) -> dict[str, Any]:
-    audio = loop.audio_done if loop else 0.0
+    audio = loop.totals.audio if loop else 0.0
     states = [result.state for result in results]
     return {
         "seconds": round(seconds, 3),
@@ -111,8 +111,8 @@ def _figures(
         "times_real_time": round(audio / seconds, 2) if audio else None,
         "states": {state.value: states.count(state) for state in State if state in states},
         "resumed": len(prepared.done),
-        "windows_decoded_again": loop.decoded_again if loop else 0,
-        "suspect_windows": loop.suspects if loop else 0,
+        "windows_decoded_again": loop.totals.decoded_again if loop else 0,
+        "suspect_windows": loop.totals.suspects if loop else 0,
         "oversubscription": round(prepared.sizing.oversubscription, 2),
         "memory_steps": loop.batches.shortage.steps if loop else [],
         **_usage(prepared, loop),
@@ -136,12 +136,12 @@ def _calls(calls: Calls | None) -> dict[str, float | None]:
 
 def _items(loop: Loop | None) -> dict[str, Any]:
     """What was found in the videos that this run ended, by how it was found again in the text."""
-    kinds: Mapping[Grounding, int] = loop.items if loop else {}
+    kinds: Mapping[Grounding, int] = loop.totals.items if loop else {}
     found = {kind.value: kinds.get(kind, 0) for kind in Grounding}
     whole = sum(found.values())
     grounded = whole - found[Grounding.UNGROUNDED]
     return {
-        "items": found | {"dropped": loop.dropped if loop else 0},
+        "items": found | {"dropped": loop.totals.dropped if loop else 0},
         "share_grounded": round(grounded / whole, 4) if whole else None,
     }
 

@@ -10,23 +10,20 @@ died of what is in deaths.py, and its words are in messages.py. Videos are numbe
 """
 
 from collections.abc import Iterable, Mapping
-from math import ceil
 
 from engine import messages
+from engine.assignment import Assignment
 from engine.call_queue import CallQueue
 from engine.deaths import Deaths
 from engine.llm.limits import Limits
 from engine.messages import Action, Event
-from engine.places import Batch, Phase, Place
+from engine.places import Batch, Phase, Place, those_open
 from engine.pools.pressure import Pressure
 from engine.records import Problem
 from engine.usage import Standing
 from engine.video_queue import VideoQueue
 from engine.window_queue import WindowQueue
 
-IN_FLIGHT = 2  # batches a slot holds, so that it never waits for the loop
-AHEAD = 4  # batches a slot that preparation may be ahead
-WINDOWS_A_CALL = 4  # asked of a preparation worker at once
 STARTS = 3  # processes in a row that may die in a place before it is given up
 
 
@@ -50,19 +47,21 @@ class Schedule:
         self._slots = [Place(name, size, size) for name, size in slots.items()]
         self._preparers = [Place(f"prep:{i}") for i in range(preparation)]
         self.places = {place.name: place for place in (*self._slots, *self._preparers)}
-        self._sequential = sequential
-        ahead = AHEAD * sum(slots.values())
-        self._ahead = max(2, ahead if may_wait is None else min(ahead, may_wait))
-        self._pressure = Pressure.NONE
         self._videos = VideoQueue(videos)
         self._windows = WindowQueue()
         self.calls = CallQueue(limits)
+        self._assignment = Assignment(
+            self._slots,
+            self._preparers,
+            self._videos,
+            self._windows,
+            sequential=sequential,
+            may_wait=may_wait,
+        )
         self._gone: set[int] = set()  # videos given up
         self._deaths = Deaths()
-        self._batches = 0
         self._draining = False
         self._gave_up = False
-        self.fill_used = self.fill_offered = 0  # rows, over batches that could have been full
 
     # what the loop may ask
 
@@ -93,14 +92,20 @@ class Schedule:
     @property
     def standing(self) -> Standing:
         """How the slots stand, for the account of the run."""
-        slots = self._open(self._slots)
+        slots = those_open(self._slots)
         busy = sum(slot.working for slot in slots)
-        return Standing(len(slots), busy, self._windows.available, self._reading)
+        reading = self._assignment.reading
+        return Standing(len(slots), busy, self._windows.available, reading)
+
+    @property
+    def batch_fill(self) -> float | None:
+        """Rows used over rows offered, over batches that could have been full."""
+        return self._assignment.batch_fill
 
     @property
     def open_slots(self) -> tuple[str, ...]:
         """Names of the slots that have a model."""
-        return tuple(slot.name for slot in self._open(self._slots))
+        return tuple(slot.name for slot in those_open(self._slots))
 
     def holds(self, name: str, batch: int) -> bool:
         """Whether a batch is still that slot's; else its windows wait again, and it is void."""
@@ -112,7 +117,10 @@ class Schedule:
         """What follows from an event; ``now`` in seconds on the monotonic clock."""
         actions = self._take(event, now)
         if not self._draining:
-            actions += self._assign(now)
+            if self._assignment.pressure is not Pressure.NONE:
+                actions += self._send_home()
+            actions += self._assignment.give(now)
+            actions += [messages.Call(key) for key in self.calls.begin(now)]
         return actions
 
     def set_gate(self, video: int, gate: int | None) -> None:
@@ -159,7 +167,7 @@ class Schedule:
             case messages.OutOfMemory():
                 return self._out_of_memory(event, now)
             case messages.MemoryPressure(pressure):
-                self._pressure = pressure
+                self._assignment.pressure = pressure
             case messages.Advanced(name, video, ended, seconds):
                 ended = ended or video in self._gone
                 self.places[name].delivered(ended=ended, seconds=seconds)
@@ -216,7 +224,7 @@ class Schedule:
 
     def _send_home(self) -> list[Action]:
         """Under pressure one preparation worker is enough: those that hold no video are ended."""
-        here = self._open(self._preparers)
+        here = those_open(self._preparers)
         idle = [place for place in here if not place.busy and place.video is None]
         actions: list[Action] = []
         for place in idle[: len(here) - 1]:
@@ -284,126 +292,3 @@ class Schedule:
                 )
                 actions += [messages.Kill(place.name, problem), *self._died(place, problem)]
         return actions
-
-    # assignment
-
-    def _assign(self, now: float) -> list[Action]:
-        actions = [] if self._pressure is Pressure.NONE else self._send_home()
-        for place in self.places.values():
-            if place.phase is Phase.ABSENT and self._wanted(place):
-                actions.append(place.start(now))
-        for place in self._open(self._preparers):
-            if not place.busy:
-                actions += self._give_preparation(place, now)
-        actions += self._give_slots(now)
-        return actions + [messages.Call(key) for key in self.calls.begin(now)]
-
-    def _open(self, places: Iterable[Place]) -> list[Place]:
-        return [place for place in places if place.phase is Phase.OPEN]
-
-    def _wanted(self, place: Place) -> bool:
-        """Whether there is anything left that a process in this place could do."""
-        if place.is_slot:
-            return self._reading or len(self._windows) > 0
-        if self._pressure is not Pressure.NONE and self._has_company(place):
-            return False
-        return len(self._videos) > 0
-
-    def _has_company(self, place: Place) -> bool:
-        """Whether another preparation worker has a process."""
-        alive = (Phase.OPENING, Phase.OPEN)
-        return any(other.phase in alive for other in self._preparers if other is not place)
-
-    @property
-    def _reading(self) -> bool:
-        """Whether further windows may come."""
-        return len(self._videos) > 0 or any(
-            place.video is not None or place.probing for place in self.places.values()
-        )
-
-    def _give_preparation(self, place: Place, now: float) -> list[Action]:
-        if self._videos.unseen:
-            return [place.probe(self._videos.take_unseen(), now)]
-        if self._sequential or any(other.probing for other in self._preparers):
-            return []  # the order is not known yet
-        room = self._room(place)
-        if room <= 0:
-            return []
-        if place.video is not None:
-            return [place.prepare(place.video, min(room, WINDOWS_A_CALL), now)]
-        video = self._videos.take()
-        return [] if video is None else [place.prepare(video, 1, now)]
-
-    def _room(self, place: Place) -> int:
-        """Windows that this worker may make now."""
-        asked = sum(other.asked for other in self._preparers)
-        ahead = self._ahead
-        if self._pressure is not Pressure.NONE:
-            others = (other for other in self._preparers if other is not place)
-            if asked or (place.video is None and any(p.video is not None for p in others)):
-                return 0  # one at a time, and no new video before the open ones have ended
-            ahead = max(2, ahead // AHEAD)
-        return ahead - asked - self._windows.single
-
-    def _give_slots(self, now: float) -> list[Action]:
-        actions: list[Action] = []
-        slots = self._open(self._slots)
-        if self._sequential:
-            for slot in slots:
-                actions += self._give_file(slot, now)
-            return actions
-        for held in range(IN_FLIGHT):
-            for slot in slots:
-                if len(slot.batches) == held:
-                    actions += self._give_batch(slot, now)
-        return actions
-
-    def _give_file(self, slot: Place, now: float) -> list[Action]:
-        if slot.busy:
-            return []
-        video = slot.video
-        if video is None and not self._videos.unseen:
-            video = self._videos.take()
-        return [] if video is None else [slot.advance(video, now)]
-
-    def _give_batch(self, slot: Place, now: float) -> list[Action]:
-        available = self._windows.available
-        units = self._windows.take_batch()
-        if not units:
-            units = self._windows.pick(self._batch_for(slot, now), self._videos.rank)
-        if not units:
-            return []
-        self._note_fill(slot, len(units), available)
-        self._batches += 1
-        return [slot.decode(Batch(self._batches, units), now)]
-
-    def _batch_for(self, slot: Place, now: float) -> int:
-        """How many windows a slot gets now.
-
-        An idle slot takes what there is; a busy one gets a second batch only if there is a full one
-        for every slot. When no more windows will come, a slot takes no more than its share of all
-        that is left, so that the slots end together.
-        """
-        available = self._windows.available
-        slots = self._open(self._slots)
-        full = self._full(slot)
-        count = min(full, available)
-        if slot.batches:
-            count = full if available >= full * len(slots) else 0
-        elif not self._reading:
-            left = available + sum(other.left(now) for other in slots)
-            count = min(count, max(1, ceil(left / len(slots))))
-        return count
-
-    def _full(self, slot: Place) -> int:
-        """Windows of a full batch."""
-        halved = self._pressure is Pressure.BATCH
-        return max(1, slot.batch_size // 2) if halved else slot.batch_size
-
-    def _note_fill(self, slot: Place, count: int, available: int) -> None:
-        """A batch counts if it could have been full, unless less is the slot's share of the end."""
-        full = self._full(slot)
-        shared = count < full and not slot.batches and not self._reading
-        if available >= full and not shared:
-            self.fill_used += min(count, full)
-            self.fill_offered += full

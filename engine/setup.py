@@ -18,7 +18,7 @@ from engine.answering import Answering, find_answering
 from engine.calls import Answerer
 from engine.config import Config
 from engine.errors import UsageError
-from engine.job import Job, Questions
+from engine.job import Job
 from engine.llm.budget import Budget, open_budget
 from engine.media.find import Found, find_videos
 from engine.media.names import shown
@@ -26,6 +26,7 @@ from engine.pools.fitting import Fit
 from engine.pools.hardware import Hardware, snapshot
 from engine.pools.sizing import Sizing, size
 from engine.pools.slots import compute_type_for
+from engine.questions import Questions
 from engine.records import Problem, SpeechOptions, Video, VideoResult
 from engine.speech.encoders import Encoder, Means, choose
 from engine.speech.models import ResolvedModel, defaults, look_for, resolve

@@ -774,7 +774,8 @@ def test_overlap_times_stages_and_both(samples, tmp_path):
     found = document(benchmark("overlap", *words, folder=tmp_path))
     assert set(found["seconds"]) == {"speech", "analysis", "both"}
     assert 0 < found["fill"] < found["seconds"]["both"]
-    assert len(found["gates"]) == 2
+    assert len(found["gates"]) == 3
+    assert found["gates"][-1]["passed"] and found["calls"][0][0] > 0
     assert (tmp_path / "overlap.svg").read_text("utf-8").count('class="bar"') == 4
 
 

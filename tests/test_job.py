@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.analysis.recipes import load
-from engine.job import Job, Questions
+from engine.job import Job
+from engine.questions import Questions
 from engine.records import (
     SAMPLE_RATE,
     ChunkResult,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import messages, places, schedule
+from engine import assignment, messages, places, schedule
 from engine.llm.limits import Limits
 from engine.records import Problem
 from engine.schedule import Schedule
@@ -50,7 +50,7 @@ def test_batches_are_full_while_a_full_one_can_be_had():
     windows = lengths(seed=3, videos=200)
     replay = Replay(windows, {"cuda:0": 16, "cuda:1": 16}, preparation=8)
     replay.run()
-    assert replay.schedule.fill_used / replay.schedule.fill_offered >= 0.99
+    assert replay.schedule.batch_fill >= 0.99
     sizes = [len(units) for _, _, units in replay.batches]
     assert sizes.count(16) > 0.9 * len(sizes)
 
@@ -59,7 +59,7 @@ def test_what_is_shared_out_at_the_end_is_no_batch_that_could_have_been_full():
     replay = Replay({0: 57}, {"cuda:0": 16, "cuda:1": 16}, prepare_seconds=0.0)
     replay.run()
     assert [len(units) for _, _, units in replay.batches[-2:]] == [12, 8]  # of 20 that were left
-    assert replay.schedule.fill_used == replay.schedule.fill_offered == 32
+    assert replay.schedule.batch_fill == 1
 
 
 def test_batch_of_a_video_that_is_tried_again_is_not_full():
@@ -69,8 +69,8 @@ def test_batch_of_a_video_that_is_tried_again_is_not_full():
     )
     for replay in (plain, killed):
         replay.run()
-    assert plain.schedule.fill_used == plain.schedule.fill_offered
-    assert killed.schedule.fill_used < killed.schedule.fill_offered
+    assert plain.schedule.batch_fill == 1
+    assert killed.schedule.batch_fill < 1
 
 
 def test_what_is_left_at_the_end_is_dealt_out_evenly():
@@ -129,7 +129,7 @@ def test_unsure_first_window_is_outvoted_and_decoded_again_in_the_language_of_th
 def test_other_videos_fill_the_batches_while_a_language_is_decided():
     replay = Replay({0: 40, 1: 40}, {"cpu:0": 4, "cpu:1": 4}, preparation=2, heard=torn)
     replay.run()
-    assert replay.schedule.fill_used / replay.schedule.fill_offered >= 0.99
+    assert replay.schedule.batch_fill >= 0.99
     whole = [units for _, _, units in replay.batches if len(units) == 4]
     assert len(whole) > 0.7 * len(replay.batches)
 
@@ -168,7 +168,7 @@ def test_preparation_stays_a_few_batches_ahead_or_what_scratch_has_room_for(may_
             super()._perform(actions)
 
     Watching({0: 500}, {"cpu:0": 2}, seconds=lambda unit: 10.0, may_wait=may_wait).run()
-    assert most == min(schedule.AHEAD * 2, may_wait or schedule.AHEAD * 2)
+    assert most == min(assignment.AHEAD * 2, may_wait or assignment.AHEAD * 2)
 
 
 def test_a_slot_holds_two_batches_so_that_it_never_waits_for_the_loop():
