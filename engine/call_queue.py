@@ -32,9 +32,11 @@ class CallQueue:
         _, recipe, chunk = key
         heapq.heappush(self._waiting, ((rank, chunk, recipe), key))
 
-    def ended(self, key: CallKey) -> None:
-        """A call is over."""
+    def ended(self, key: CallKey, *, unsent: bool) -> None:
+        """A call is over; ``unsent``: without a request."""
         self.under_way.discard(key)
+        if unsent:
+            self.limits.unsent()
         if not self.under_way:
             self.limits.rest()
 

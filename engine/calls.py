@@ -117,7 +117,7 @@ class Calls:
         number, recipe, index = key
         asked, analyst = self._open.get(key), self._answerer.analyst
         if asked is None or asked.reply_key in self._asking:  # it has been answered, or will be
-            self._step(messages.CallEnded(key))
+            self._step(messages.CallEnded(key, unsent=True))
             return
         self._asking.add(asked.reply_key)
         self._waiting[asked.reply_key].remove(key)

@@ -131,9 +131,10 @@ class ChunkReady:
 
 @dataclass(frozen=True, slots=True)
 class CallEnded:
-    """A call is over, in any state."""
+    """A call is over, in any state; ``unsent``: it turned out not to be needed."""
 
     key: CallKey
+    unsent: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -173,8 +173,8 @@ class Schedule:
                 self.places[name].delivered(ended=ended, seconds=seconds)
             case messages.ChunkReady(key):
                 self.calls.add(key, self._videos.rank(key[0]))
-            case messages.CallEnded(key):
-                self.calls.ended(key)
+            case messages.CallEnded(key, unsent):
+                self.calls.ended(key, unsent=unsent)
             case messages.Drain():
                 self._draining = True
                 self.calls.hold()

@@ -194,6 +194,16 @@ def test_calls_that_are_not_sent_yet_are_counted_off_until_none_is_under_way():
     assert limits.wait(0, 0.0) == 0.0
 
 
+def test_call_that_is_not_needed_after_all_takes_nothing():
+    limits = Limits(64, 64, rpm=60)
+    limits.begin(0.0)
+    assert limits.wait(1, 0.0) == pytest.approx(1.0)
+    limits.unsent()
+    assert limits.wait(0, 0.0) == 0.0
+    limits.ended(fine(0.0, 0.0, requests_granted=Allowance(60, 1)), 1)
+    assert limits.wait(0, 0.0) == 0.0
+
+
 def test_older_news_does_not_undo_newer():
     limits = Limits(64, 64)
     limits.ended(fine(5.0, 6.0, requests_granted=Allowance(60, 0)), 2)

@@ -87,6 +87,11 @@ class Limits:
             self._requests.take(1.0, sent.at)
             self._tokens.take(self._usual.mean, sent.at)
 
+    def unsent(self) -> None:
+        """A call that has begun turned out not to be needed: its first exchange never comes."""
+        self._requests.forget_one()
+        self._tokens.forget_one()
+
     def rest(self) -> None:
         """No call is under way: what was planned and never sent, never will be."""
         self._requests.forget_planned()
@@ -211,6 +216,14 @@ class _Buckets:
         """The oldest of it is sent."""
         if self._planned:
             self._taken.append((at, self._planned.popleft()))
+
+    def forget_one(self) -> None:
+        """What was planned last will not be sent."""
+        if self._planned:
+            amount = self._planned.pop()
+            for bucket in (self._own, self._told):
+                if bucket:
+                    bucket.level += amount
 
     def forget_planned(self) -> None:
         """None of it will be sent any more."""
