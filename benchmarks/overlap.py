@@ -76,8 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         fills: list[float] = []
         calls: list[tuple[int, int]] = []  # of the analysis alone, of both
         for number in range(given.rounds):
-            for stage, seconds in _round(given, place, recipe).items():
-                walls[stage].append(seconds)
+            for stage, wall in _round(given, place, recipe).items():
+                walls[stage].append(wall)
             alone, both = (len(_calls(place / f / FILE)) for f in ("apart", "together"))
             calls.append((alone, both))
             fills.append(_fill(place / "together" / FILE, {s: w[-1] for s, w in walls.items()}))
