@@ -14,7 +14,7 @@ from shell import command, environment
 from speech import joined, write_wav
 
 import engine
-from engine import batches, events, setup
+from engine import events, orders, setup
 from engine.config import Config
 from engine.pools.sizing import size
 from engine.records import State
@@ -63,7 +63,7 @@ def test_two_slots_give_the_bytes_of_one(shelf_of_videos, undisturbed, tmp_path)
 def test_piece_length_of_preparation_changes_nothing(
     shelf_of_videos, undisturbed, tmp_path, monkeypatch, seconds
 ):
-    monkeypatch.setattr(batches, "PIECE", seconds)
+    monkeypatch.setattr(orders, "PIECE", seconds)
     config = Config(output=tmp_path, model="tiny.en")
     assert engine.run([shelf_of_videos / "long.wav"], config).exit_code == 0
     ours = files_of(tmp_path)
