@@ -139,6 +139,7 @@ def test_curve_in_steps_holds_its_value_until_the_next() -> None:
 # The command
 
 
+@pytest.mark.slow
 def test_bench_runs_the_users_videos_with_each_number_of_slots(
     reelmine: Reelmine, tmp_path, samples
 ) -> None:

@@ -410,6 +410,7 @@ def test_pipe_to_a_process_that_breaks_is_not_taken_for_a_reader_that_has_gone(
     assert "a process that was written to has gone" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_demo_ends_by_naming_files_that_are_there(
     reelmine: Reelmine, tmp_path: Path, tiny_en: Path
 ) -> None:

@@ -357,7 +357,12 @@ def test_reply_that_was_paid_for_is_not_asked_for_again(
 
 @pytest.mark.parametrize(
     ("threads", "script", "wanted"),  # the others wait, or begin in the same turn
-    [(1, "", 1), (8, "", 1), (3, "refusal", 2), (8, "refusal, 401, ...", 2)],
+    [
+        (1, "", 1),
+        pytest.param(8, "", 1, marks=pytest.mark.slow),
+        (3, "refusal", 2),
+        pytest.param(8, "refusal, 401, ...", 2, marks=pytest.mark.slow),
+    ],
 )
 def test_chunks_that_say_the_same_are_asked_about_once(
     reelmine: Reelmine,

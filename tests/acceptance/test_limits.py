@@ -89,7 +89,13 @@ def test_limit_on_tokens_is_kept_to(
     assert refused <= 0.1 * answered
 
 
-@pytest.mark.parametrize(("status", "code"), [(429, "E_LLM_RATE"), (500, "E_LLM_STATUS")])
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (429, "E_LLM_RATE"),
+        pytest.param(500, "E_LLM_STATUS", marks=pytest.mark.slow),
+    ],
+)
 def test_pause_that_is_longer_than_a_call_is_waited_for_by_all(
     eight: Any,
     tmp_path: Path,

@@ -85,7 +85,8 @@ def test_number_of_preparation_workers_changes_no_window(shelf_of_videos, tmp_pa
     assert files_of(tmp_path / "1") == files_of(tmp_path / "3")
 
 
-@pytest.mark.parametrize("batch", [1, pytest.param(3, marks=SLOW)])
+@pytest.mark.slow
+@pytest.mark.parametrize("batch", [1, 3])
 def test_size_of_batches_changes_nothing(shelf_of_videos, undisturbed, tmp_path, batch):
     config = Config(output=tmp_path, model="tiny.en", batch_size=batch)
     assert engine.run([shelf_of_videos], config).exit_code == 0
@@ -133,7 +134,8 @@ class Killer:
         self.killed += 1
 
 
-@pytest.mark.parametrize("at", [{2}, *(pytest.param(at, marks=SLOW) for at in ({3, 4}, {2, 10}))])
+@pytest.mark.slow
+@pytest.mark.parametrize("at", [{2}, {3, 4}, {2, 10}])
 def test_killed_worker_costs_nothing_but_time(shelf_of_videos, undisturbed, tmp_path, at):
     killer = Killer(at)
     config = Config(output=tmp_path, model="tiny.en", slots=2, batch_size=1)

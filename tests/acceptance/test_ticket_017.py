@@ -281,7 +281,7 @@ def test_call_over_its_deadline_is_reported_and_the_run_goes_on(
         assert (transcribed / f"{other}.json").read_bytes() == all_done[f"{other}.json"]
 
 
-@pytest.mark.parametrize("behaviour", ["hang", "drip"])
+@pytest.mark.parametrize("behaviour", [pytest.param("hang", marks=pytest.mark.slow), "drip"])
 def test_server_that_never_ends_an_answer_holds_nobody(
     reelmine: Reelmine, tmp_path: Path, samples: Path, fake: Path, behaviour: Behaviour
 ) -> None:
