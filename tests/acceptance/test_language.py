@@ -94,6 +94,7 @@ def test_run_killed_while_the_language_is_decided_goes_on_to_the_same_bytes(
     assert (output / "film.json").read_bytes() == quiet
 
 
+@pytest.mark.slow
 def test_language_that_is_clear_is_heard_from_the_first_window(base, samples, tmp_path):
     config = Config(output=tmp_path / "out", model="base")
     assert engine.run([samples / "coffee_shop.mp4"], config).exit_code == 0

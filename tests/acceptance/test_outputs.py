@@ -224,7 +224,9 @@ def test_json_is_written_even_if_only_srt_was_asked_for(
     assert attempts(tmp_path / "out", "open") == []
 
 
-@pytest.mark.parametrize("name", ["talk.srt", "talk.tsv", "analysis.csv"])
+@pytest.mark.parametrize(
+    "name", ["talk.srt", pytest.param("talk.tsv", marks=pytest.mark.slow), "analysis.csv"]
+)
 def test_deleted_file_comes_back_without_a_model(
     reelmine: Reelmine, tmp_path: Path, talk: Path, fake: Path, name: str
 ) -> None:
@@ -264,6 +266,7 @@ def test_lost_ledger_is_rebuilt_from_the_files(
     assert {name: (tmp_path / "out" / name).read_bytes() for name in before} == before
 
 
+@pytest.mark.slow
 def test_other_options_or_another_content_are_done_anew(
     reelmine: Reelmine, tmp_path: Path, talk: Path, fake: Path, samples: Path
 ) -> None:

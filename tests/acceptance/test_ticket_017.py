@@ -307,7 +307,9 @@ def standing() -> tuple[set[str], set[int], int]:
     return threads, {child.pid for child in me.children(recursive=True)}, me.num_fds()
 
 
-@pytest.mark.parametrize("ending", ["good", "late", "stopped"])
+@pytest.mark.parametrize(
+    "ending", ["good", "late", pytest.param("stopped", marks=pytest.mark.slow)]
+)
 def test_no_thread_process_or_descriptor_is_left(
     tmp_path: Path, samples: Path, fake: Path, ending: str
 ) -> None:
