@@ -88,6 +88,7 @@ class Calls:
         self._open: dict[CallKey, _Asked] = {}
         self._waiting: dict[str, list[CallKey]] = {}  # of these, by the key of their reply
         self._asking: set[str] = set()  # keys of replies whose calls are under way
+        self._held: set[CallKey] = set()  # of those that wait: for such a call, not for their own
         self._waits = (0, 0.0)  # calls, seconds that their chunks waited
         self._refused = 0
         self._spent = answerer.budget.own if answerer.budget else Spent()  # as the ledger has it
@@ -117,6 +118,8 @@ class Calls:
         number, recipe, index = key
         asked, analyst = self._open.get(key), self._answerer.analyst
         if asked is None or asked.reply_key in self._asking:  # it has been answered, or will be
+            if asked is not None:
+                self._held.add(key)
             self._step(messages.CallEnded(key, unsent=True))
             return
         self._asking.add(asked.reply_key)
@@ -185,7 +188,9 @@ class Calls:
         """A chunk waits for its call, or for that of another which says the same."""
         self._open[key] = asked
         self._waiting.setdefault(asked.reply_key, []).append(key)
-        if asked.reply_key not in self._asking:
+        if asked.reply_key in self._asking:
+            self._held.add(key)
+        else:
             self._step(messages.ChunkReady(key))
 
     def _end(
@@ -202,19 +207,20 @@ class Calls:
             worth = self._pauses.worth(error.wait, began, time.monotonic())
             if worth and self.endpoint is None:
                 self._postpone(key, asked, error, began)
-                self._share(asked.reply_key, None)
+                self._release(asked.reply_key)
                 return
             self._stop_asking(error)
         if reply is not None:
             self._refused = 0
             self._pauses.answered()
             outcome = result(asked.recipe, asked.chunk, reply)
+            self._share(asked.reply_key, reply)
         else:
             assert error is not None
             outcome = ChunkResult(index, _state_of(error), problem=_problem_of(error))
             log.info("chunk %d of video %d failed", index, number, exc_info=error)
             self._endpoint_trouble(error)
-        self._share(asked.reply_key, reply)
+            self._release(asked.reply_key)
         self._step(messages.CallEnded(key))  # only now: it may start the next call
         job = self._jobs.get(number)
         if job is None:  # its transcription failed meanwhile
@@ -224,21 +230,28 @@ class Calls:
         job.add_chunk(recipe, outcome)
         self._tell(events.CallFinished(job.video, recipe, index, outcome.state))
 
-    def _share(self, reply_key: str, reply: Reply | None) -> None:
-        """Chunks that say the same have this answer, or each needs a call of its own after all."""
+    def _share(self, reply_key: str, reply: Reply) -> None:
+        """Chunks that say the same need no call of their own."""
         same = [key for key in self._waiting.pop(reply_key, []) if key in self._open]
         if same:
             self._schedule.calls.remove(same)
+            self._held.difference_update(same)
         for key in same:
             asked, job = self._open.pop(key), self._jobs.get(key[0])
-            if job is None:  # its transcription failed meanwhile
-                continue
-            if reply is not None:
+            if job is not None:  # else its transcription failed meanwhile
                 job.add_chunk(key[1], result(asked.recipe, asked.chunk, reply))
-            elif self.endpoint is not None:
+
+    def _release(self, reply_key: str) -> None:
+        """The call that they were held for brought nothing: each needs its own."""
+        for key in [key for key in self._waiting.get(reply_key, []) if key in self._held]:
+            self._held.remove(key)
+            if self.endpoint is None and key[0] in self._jobs:
+                self._step(messages.ChunkReady(key))
+                continue
+            self._waiting[reply_key].remove(key)
+            del self._open[key]
+            if key[0] in self._jobs:  # else its transcription failed meanwhile
                 self._give_up(*key)
-            else:
-                self._wait(key, asked)
 
     def _postpone(self, key: CallKey, asked: _Asked, error: CallError, began: float) -> None:
         """The server's pause is longer than a call lasts: the chunk waits for its end."""
