@@ -183,7 +183,7 @@ def _tell(
     gates = [
         Gate(f"overlap at least {TARGET:g}", overlap >= TARGET, f"{overlap:.3f}"),
         Gate(f"both: at most {LONGER:g} times longer + fill", over <= LONGER, f"{over:.3f} times"),
-        Gate("as many calls in one run", all(a == b for a, b in calls), f"{dict(calls)}"),
+        Gate("as many calls in one run", all(a == b for a, b in calls), f"{calls}"),
     ]
     figures = {stage: round(wall, 2) for stage, wall in walls.items()}
     return conclude(
