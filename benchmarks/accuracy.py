@@ -10,14 +10,17 @@ non-speech than the batched peer; the language right as often.
 
     python benchmarks/accuracy.py --models tiny.en,base
     python benchmarks/accuracy.py --compute-type float32
+    python benchmarks/accuracy.py --altered slower     # other sound, the same words: altered.py
 """
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from altered import ALTERATIONS, alter
 from common import (
     SPEECH,
     Clip,
@@ -54,8 +57,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"There is no manifest.tsv in {given.speech}: nothing to measure; give --speech.")
         return conclude("accuracy", facts, [], skipped="no speech")
     print_machine(facts)
-    clips = _some(clips_of(given.speech), given.limit)
-    counter = WordErrors(given.speech)
+    if given.altered is None:
+        return _measured(given, given.speech, facts)
+    with tempfile.TemporaryDirectory(prefix="reelmine-altered-") as folder:
+        alter(given.speech, Path(folder), given.altered)
+        return _measured(given, Path(folder), facts)
+
+
+def _measured(given: argparse.Namespace, speech: Path, facts: dict[str, Any]) -> int:
+    clips = _some(clips_of(speech), given.limit)
+    counter = WordErrors(speech)
     gates: list[Gate] = []
     figures: dict[str, Any] = {}
     texts: list[tuple[str, ...]] = []
@@ -71,6 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         models=figures,
         compute_type=given.compute_type,
         encoder=given.encoder,
+        altered=given.altered,
         beam=BEAM,
         clips=len(clips),
     )
@@ -81,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--speech", type=Path, default=SPEECH, help="folder of clips")
+    parser.add_argument("--altered", choices=ALTERATIONS, help="altered copies of the clips")
     parser.add_argument("--models", default="tiny.en,base", help="names, separated by commas")
     parser.add_argument("--compute-type", default="int8", help="of all ways; default int8")
     parser.add_argument("--encoder", default="auto", help="of ours where nothing else is said")

@@ -1,7 +1,7 @@
 """What encoding a window costs on this CPU, and how exact it is: CTranslate2's encoder and torch's.
 
 One thread, one window at a time, with the memory kept as a slot keeps it and as a process gets it
-by default (the column "buffers given back"); CPU seconds, medians over windows of the bundled
+by default (the column "buffers given back"); CPU seconds, the mean over windows of the bundled
 samples; the error is that of the states against CTranslate2 in float32 (Euclidean, relative).
 "Speech only" does not read the silence after a window's speech. This is where the choice in
 engine/speech/encoders.py comes from. Without torch its rows are missing.
@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import median
+from statistics import fmean
 from typing import Any
 
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -106,14 +106,14 @@ def figures_of(model: Path, count: int) -> dict[str, tuple[float, float]]:
 def cost(
     encode: Callable[[np.ndarray], np.ndarray], rows: Sequence[np.ndarray]
 ) -> tuple[float, np.ndarray]:
-    """Median CPU seconds of a row, and all states; the first one more, to warm up."""
+    """CPU seconds of a row, all states; the first one once more before, to warm up."""
     encode(rows[0])
     taken, states = [], []
     for row in rows:
         began = time.process_time()
         states.append(encode(row))
         taken.append(time.process_time() - began)
-    return median(taken), np.concatenate(states)
+    return fmean(taken), np.concatenate(states)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -101,6 +102,33 @@ def test_lengths_spread_from_seconds_to_minutes_with_one_longer(common, monkeypa
     assert min(others) < 30
     assert 120 < max(others) <= 310
     assert sum(lengths) == pytest.approx(3600, rel=0.1)
+
+
+@pytest.mark.parametrize(("kind", "length"), [("slower", 1 / 0.95), ("noise", 1), ("mp3", 1)])
+def test_altered_clip_has_the_same_words_in_other_sound(kind, length, common, tmp_path):
+    altered = importlib.import_module("altered")
+    heard = common.bundled_clips()[0]
+    with common.Audio(str(heard.path), heard.track) as audio:
+        samples = audio.read(16_000 * 600)
+    speech = tmp_path / "speech"
+    speech.mkdir()
+    head = ("file", "seconds", "language", "kind", "transcript")
+    row = (heard.path.name, str(heard.seconds), "en", "read", heard.reference)
+    (speech / "manifest.tsv").write_text("\t".join(head) + "\n" + "\t".join(row) + "\n")
+    (speech / "wer.py").write_text("counts")
+    shutil.copy(heard.path, speech)
+    copies = [tmp_path / "first", tmp_path / "again"]
+    for folder in copies:
+        folder.mkdir()
+        altered.alter(speech, folder, kind)
+    (clip,) = common.clips_of(copies[0])
+    with common.Audio(str(clip.path)) as audio:
+        other = audio.read(16_000 * 600)
+    assert clip.reference == heard.reference
+    assert len(other) == pytest.approx(len(samples) * length, abs=3000)
+    assert not np.allclose(other[:16_000], samples[:16_000], atol=1e-3)
+    assert clip.path.read_bytes() == (copies[1] / clip.path.name).read_bytes()
+    assert (copies[0] / "wer.py").read_text() == "counts"
 
 
 def test_turns_go_forth_and_back(common):
