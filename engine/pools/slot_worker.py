@@ -207,11 +207,15 @@ def cublas_libraries() -> list[Path]:
 
 
 def preload_cublas() -> None:
-    """CTranslate2 opens libcublas.so.12 by name; load the wheel's copy first, without any path."""
+    """CTranslate2 opens libcublas.so.12 by name; load the wheel's copy first, without any path.
+
+    The system finds a loaded library by its name; its symbols are not for all, because torch may
+    bring another version of the same library.
+    """
     import ctypes
 
     for library in cublas_libraries():
-        ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+        ctypes.CDLL(str(library))
 
 
 def _free_on_gpu() -> int | None:
