@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import common  # noqa: F401 -- first: with it the engine is that of this checkout
 import ctranslate2
 import numpy as np
 from shapes import Shape
