@@ -214,12 +214,13 @@ def timed(
 
     ``limit``: seconds after which it is ended, with subprocess.TimeoutExpired.
     """
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]  # where libraries may be
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     busy_before = _busy()
     began = time.monotonic()
     done = subprocess.run(
         [str(word) for word in command],
-        env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **(env or {})},
         capture_output=True,
         text=True,
         check=False,

@@ -129,6 +129,14 @@ def test_time_of_children_counts_and_their_failure_ends_the_benchmark(common):
     assert spent.wall >= 0.3
     with pytest.raises(SystemExit, match="no luck"):
         common.timed([sys.executable, "-c", "raise SystemExit('no luck')"])
+    with pytest.raises(subprocess.TimeoutExpired):
+        common.timed([sys.executable, "-c", "import time; time.sleep(60)"], limit=0.2)
+
+
+def test_what_is_timed_finds_libraries_where_this_process_does(common, tmp_path, monkeypatch):
+    (tmp_path / "only_here.py").touch()
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    common.timed([sys.executable, "-c", "import only_here, engine"])
 
 
 @pytest.mark.parametrize("name", ["accuracy", "hallucination"])
