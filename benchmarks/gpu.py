@@ -138,7 +138,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     facts = machine()
     print_machine(facts)
     if given.device == "cuda" and not snapshot().gpus:
-        why = "there is no GPU on this machine, or nvidia-ml-py is not installed to tell of it"
+        why = "there is no GPU on this machine, or NVML does not tell of it"
+        why += "".join(f" ({note})" for note in snapshot().notes if "GPU" in note)
         print(f"skipped: {why}")
         return conclude("gpu", facts, [], command=given.command, state="skipped", reason=why)
     peak = given_peak(given.tera_flops, given.tera_bytes) or known_peak(given.device, facts["gpus"])

@@ -140,6 +140,13 @@ class _Branches:
     def out_of_memory(self) -> str:
         before = _texts(self._decode(self._states))
         told = self._without_memory(self._model.encode)
+        try:
+            self._model.encode(self._rows)
+        except RuntimeError as error:
+            told += f"; the next call fails too: {error}"
+        else:
+            told += "; the next call works"
+        self._model.settle()
         expect(_texts(self._decode(self._model.encode(self._rows))) == before, "other text after")
         return told
 

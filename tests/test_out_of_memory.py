@@ -16,6 +16,7 @@ from engine.pools.out_of_memory import is_out_of_memory, out_of_memory_named
         RuntimeError("CUDA failed with error out of memory"),
         RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has"),
         RuntimeError("cuBLAS failed with status CUBLAS_STATUS_ALLOC_FAILED"),
+        RuntimeError("parallel_for failed: cudaErrorMemoryAllocation: out of memory"),
         RuntimeError("aligned_alloc: failed to allocate memory"),
         RuntimeError("failed to allocated memory"),  # sic, in its storage_view.cc
         RuntimeError("std::bad_alloc"),

@@ -272,6 +272,21 @@ def test_canary_on_a_gpu_uses_a_beam_before_any_batch_does():
     assert beams == [5, 1, 1]
 
 
+@pytest.mark.parametrize(("on_gpu", "calls"), [(True, 1), (False, 0)])
+def test_the_error_that_stays_of_a_failed_call_is_used_up(monkeypatch, on_gpu, calls):
+    shapes = []
+
+    def encode(_, features):
+        shapes.append(features.shape)
+        raise RuntimeError("parallel_for failed: cudaErrorMemoryAllocation: out of memory")
+
+    monkeypatch.setattr(Recognizer, "_encode", encode)
+    recognizer = Recognizer.__new__(Recognizer)
+    recognizer.on_gpu, recognizer.mels = on_gpu, 80
+    recognizer.settle()
+    assert shapes == [(1, 80, 100)] * calls
+
+
 # --- some rows of a batch ----------------------------------------------------------------------
 
 

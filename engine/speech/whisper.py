@@ -8,6 +8,7 @@ options alone, never on its neighbours. Runs in a slot's process only; the paren
 
 import itertools
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from math import ceil, prod
 from pathlib import Path
@@ -96,6 +97,16 @@ class Recognizer:
         if len(states) == 1:
             return states[0]
         return ctranslate2.StorageView.from_array(np.concatenate([np.array(s) for s in states]))
+
+    def settle(self) -> None:
+        """After a call that had too little memory: what it left behind fails no other call.
+
+        CUDA keeps a thread's last error, and of a later call in that thread CTranslate2's kernels
+        take it for their own, once (triple_chevron_launch.h and util.h of Thrust in CCCL 2.7).
+        """
+        if self.on_gpu:
+            with suppress(RuntimeError):
+                self._encode(np.zeros((1, self.mels, FRAMES), np.float32))
 
     def _encode(self, features: np.ndarray) -> ctranslate2.StorageView:
         return self.model.model.encode(ctranslate2.StorageView.from_array(features))
