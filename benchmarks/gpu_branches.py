@@ -1,10 +1,12 @@
 """Every branch of the recogniser that only a GPU takes, each tried once: does it run, is it right?
 
 In: a model folder of random weights and its shape (shapes.py). Out: named steps, each a function
-that returns what it saw and raises if that is wrong. Knows nothing about speed.
+that returns what it saw and raises if that is wrong; without torch its steps are not among them,
+nor are those that need it to fill the memory. Knows nothing about speed.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from importlib import util
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +45,13 @@ def steps(folder: Path, shape: Shape, device: str) -> Iterator[Step]:
     yield "the second step of the ladder decodes", tried.again
     yield "the language is detected", tried.language
     yield "words have times", tried.words
-    yield "torch's states are CTranslate2's", tried.torch
-    yield "torch's int8 of a folder begun on a CPU", tried.torch_int8
     can = ctranslate2.get_supported_compute_types(device)
     for kind in filter(can.__contains__, TYPES):
         yield f"compute type {kind}", lambda kind=kind: tried.compute_type(kind)
+    if util.find_spec("torch") is None:
+        return
+    yield "torch's states are CTranslate2's", tried.torch
+    yield "torch's int8 of a folder begun on a CPU", tried.torch_int8
     if device == "cuda":
         yield "out of memory in CTranslate2 is known, and passes", tried.out_of_memory
         yield "out of memory in torch is known, and passes", tried.out_of_memory_in_torch
