@@ -205,17 +205,26 @@ class Timing:
     others: float | None  # share of the machine that others took meanwhile; None: not known
 
 
-def timed(command: Sequence[str | Path], env: Mapping[str, str] | None = None) -> Timing:
-    """Run a command to its end; SystemExit with its last words if it fails."""
+def timed(
+    command: Sequence[str | Path],
+    env: Mapping[str, str] | None = None,
+    limit: float | None = None,
+) -> Timing:
+    """Run a command to its end; SystemExit with its last words if it fails.
+
+    ``limit``: seconds after which it is ended, with subprocess.TimeoutExpired.
+    """
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]  # where libraries may be
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     busy_before = _busy()
     began = time.monotonic()
     done = subprocess.run(
         [str(word) for word in command],
-        env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **(env or {})},
         capture_output=True,
         text=True,
         check=False,
+        timeout=limit,
     )
     wall = time.monotonic() - began
     busy_after = _busy()

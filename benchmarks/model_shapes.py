@@ -24,10 +24,12 @@ from typing import Any
 import ctranslate2
 import numpy as np
 from common import conclude, machine, print_machine, print_table, say
+from gpu_memory import Pool
 from shapes import SHAPES, TOKENS, Peak, Shape, given_peak, known_peak, make_shape
 
 from engine.pools.slot_worker import preload_cublas
 from engine.records import SpeechOptions
+from engine.speech.encoders import WHOLE, Encoder
 from engine.speech.whisper import Recognizer
 from engine.speech.windows import ROW_FRAMES
 
@@ -41,6 +43,7 @@ class Cost:
     decode: float  # seconds a window
     tokens: int  # a window
     floor: float | None  # seconds a window; None: the device's peak is not known
+    memory: int | None = None  # bytes of the GPU in use at most, the model's too; None: not known
 
     @property
     def windows_per_second(self) -> float:
@@ -107,15 +110,31 @@ def _numbers(text: str) -> list[int]:
 
 
 def measure(
-    folder: Path, shape: Shape, device: str, given: argparse.Namespace, peak: Peak | None
+    folder: Path,
+    shape: Shape,
+    device: str,
+    given: argparse.Namespace,
+    peak: Peak | None,
+    encoder: Encoder = WHOLE,
 ) -> list[Cost]:
-    """The costs of a model folder, by batch size; ``given`` has the options of ``add_costs``."""
+    """The costs of a model folder, by batch size; ``given`` has the options of ``add_costs``.
+
+    A batch that fails, for want of memory perhaps, is told and left out.
+    """
     if device == "cuda":
         preload_cublas()
     compute_type = "float16" if device == "cuda" else "int8"
-    recognizer = Recognizer(folder, device, compute_type, 1)
-    batches = given.batches or ([8, 16, 32, 64] if device == "cuda" else [1, 4, 8])
-    return [_cost(recognizer, shape, batch, given, peak) for batch in batches]
+    recognizer = Recognizer(folder, device, compute_type, 1, encoder)
+    costs = []
+    for batch in given.batches or ([8, 16, 32, 64] if device == "cuda" else [1, 4, 8]):
+        try:
+            cost = _cost(recognizer, shape, batch, given, peak)
+        except (RuntimeError, MemoryError) as error:
+            say(f"batch {batch} failed: {error}")
+            continue
+        say(f"batch {batch}: {cost.encode:.4f} s to encode a window, {cost.decode:.4f} to decode")
+        costs.append(cost)
+    return costs
 
 
 def _cost(
@@ -129,6 +148,9 @@ def _cost(
         "batched", "en", "transcribe", None, None, given.beam_size, False, True, None, "auto", False
     )
     encoding, decoding, lengths = [], [], [0]
+    pool = Pool() if recognizer.on_gpu else None
+    if pool is not None:
+        pool.peak()
     for _ in range(given.rounds + 1):  # the first warms up
         seconds, states = _timed(recognizer, lambda: recognizer.encode(rows))
         encoding.append(seconds / batch)
@@ -150,6 +172,7 @@ def _cost(
         median(decoding[1:]) if decoding else 0.0,
         lengths[0],
         None if given.encode_only else floor,
+        None if pool is None else pool.peak(),
     )
 
 
@@ -164,7 +187,7 @@ def _timed(recognizer: Recognizer, work: Callable[[], Any]) -> tuple[float, Any]
 def show(name: str, device: str, costs: Sequence[Cost]) -> None:
     """A table of one model."""
     print(f"\n{name}, {device}: seconds a window")
-    head = ["batch", "encode", "decode", "windows/s", "tokens/s", "share of the floor"]
+    head = ["batch", "encode", "decode", "windows/s", "tokens/s", "share of the floor", "GiB"]
     rows = [
         [
             cost.batch,
@@ -173,6 +196,7 @@ def show(name: str, device: str, costs: Sequence[Cost]) -> None:
             f"{cost.windows_per_second:.2f}",
             f"{cost.tokens / cost.decode:.0f}" if cost.decode else "-",
             "-" if cost.share is None else f"{cost.share:.1%}",
+            "-" if cost.memory is None else f"{cost.memory / 2**30:.2f}",
         ]
         for cost in costs
     ]

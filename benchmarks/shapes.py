@@ -135,7 +135,9 @@ class _Weights:
         spec.weight, spec.bias = self.matrix(outputs, inputs, 3), self.matrix(outputs)
 
     def norm(self, spec: Any, width: int) -> None:
-        spec.gamma, spec.beta = np.ones(width, np.float32), np.zeros(width, np.float32)
+        # no two alike: CTranslate2 saves equal ones once, and then the engine's torch encoder does
+        # not know the file
+        spec.gamma, spec.beta = self.matrix(width) + np.float32(1), self.matrix(width)
 
     def attention(self, spec: Any, width: int, *, own: bool, spared: int = 0) -> None:
         """Of a sequence to itself (queries, keys, values in one matrix) or to the encoder."""

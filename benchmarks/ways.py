@@ -120,9 +120,11 @@ def _hear_peer(way: Way, weights: Weights, asked: Asked, scratch: Path) -> list[
     ]
 
 
-def run_peer(job: Job, env: Mapping[str, str] | None = None) -> tuple[list[Any], Timing]:
+def run_peer(
+    job: Job, env: Mapping[str, str] | None = None, limit: float | None = None
+) -> tuple[list[Any], Timing]:
     """What the peer's program tells of each file, in the job's order, and what it took."""
     described = Path(job.output).with_name("job.json")
     described.write_text(json.dumps(asdict(job)), encoding="utf-8")
-    timing = timed([sys.executable, Path(__file__).with_name("peers.py"), described], env)
+    timing = timed([sys.executable, Path(__file__).with_name("peers.py"), described], env, limit)
     return json.loads(Path(job.output).read_bytes()), timing

@@ -39,6 +39,8 @@ class Shortage:
     def smaller(self, slot: str) -> str | None:
         """The compute type it may come down to; None: none is left, or none may be taken."""
         smaller = smaller_type(self._asked, slot.partition(":")[0])
+        if smaller and self._compute[slot].endswith("float32"):  # a GPU too old for float16
+            smaller = "int8_float32"
         return None if smaller == self._compute[slot] else smaller
 
     def siblings(self, slot: str) -> list[str]:
@@ -89,7 +91,8 @@ class Shortage:
         compute_type = self._compute[slot]
         remedy = "use a smaller model"
         if "int8" not in compute_type:
-            int8 = "int8_float16" if slot.startswith("cuda") else "int8"
+            wide = "float32" if compute_type.endswith("float32") else "float16"
+            int8 = f"int8_{wide}" if slot.startswith("cuda") else "int8"
             remedy += f" or --compute-type {int8}"
         return Problem(
             "E_OUT_OF_MEMORY",

@@ -17,6 +17,7 @@ from engine import floor
 from engine.pools.hardware import snapshot
 from engine.records import SpeechOptions
 from engine.speech.models import resolve
+from engine.speech.weights import encoder_weights
 from engine.speech.whisper import Recognizer
 from engine.testing.server import Server
 from engine.testing.transcriber import make_model
@@ -156,6 +157,14 @@ def test_time_of_children_counts_and_their_failure_ends_the_benchmark(common):
     assert spent.wall >= 0.3
     with pytest.raises(SystemExit, match="no luck"):
         common.timed([sys.executable, "-c", "raise SystemExit('no luck')"])
+    with pytest.raises(subprocess.TimeoutExpired):
+        common.timed([sys.executable, "-c", "import time; time.sleep(60)"], limit=0.2)
+
+
+def test_what_is_timed_finds_libraries_where_this_process_does(common, tmp_path, monkeypatch):
+    (tmp_path / "only_here.py").touch()
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    common.timed([sys.executable, "-c", "import only_here, engine"])
 
 
 @pytest.mark.parametrize("name", ["accuracy", "hallucination"])
@@ -495,7 +504,10 @@ def test_model_shapes_times_both_halves(tmp_path):
 # gpu
 
 
-@pytest.mark.parametrize("command", ["canary", "model", "slots", "preparation", "folder"])
+GPU_COMMANDS = ["branches", "canary", "model", "slots", "preparation", "folder"]
+
+
+@pytest.mark.parametrize("command", GPU_COMMANDS)
 def test_gpu_without_a_gpu_says_so_and_is_no_failure(command, tmp_path):
     if snapshot().gpus:
         pytest.skip("there is a GPU")
@@ -506,6 +518,34 @@ def test_gpu_without_a_gpu_says_so_and_is_no_failure(command, tmp_path):
     assert len([line for line in done.stdout.splitlines() if line.startswith("skipped:")]) == 1
 
 
+def test_a_step_that_fails_is_named_and_the_next_one_is_done(shapes, monkeypatch):
+    gpu = module("gpu", monkeypatch)
+    steps = gpu.Steps(100.0)
+
+    def fails():
+        raise SystemExit("too hot")
+
+    assert steps.do("one", fails) is None
+    assert steps.do("two", lambda: 2) == 2
+    assert steps.missing == {"one": "SystemExit: too hot"}
+
+
+def test_no_step_begins_that_would_not_end_in_time(shapes, monkeypatch):
+    gpu = module("gpu", monkeypatch)
+    clock = [0.0]
+    monkeypatch.setattr(gpu.time, "monotonic", lambda: clock[0])
+    steps = gpu.Steps(100.0)
+    for name in ("one", "two", "three"):
+        steps.do(name, lambda: clock.__setitem__(0, clock[0] + 40.0))
+    assert clock == [80.0]
+    assert list(steps.missing) == ["three"]
+
+
+def test_a_made_model_is_one_that_torchs_encoder_reads(shapes, tmp_path):
+    folder = shapes.make_shape(tmp_path / "tiny", shapes.SHAPES["tiny"], tokens=4)
+    assert len(encoder_weights(folder).layers) == 4
+
+
 def test_time_under_way_counts_overlapping_batches_once(shapes, monkeypatch):
     gpu = module("gpu", monkeypatch)
     assert gpu.covered([(0, 2), (1, 3), (5, 6), (5.2, 5.5)]) == 4
@@ -513,7 +553,7 @@ def test_time_under_way_counts_overlapping_batches_once(shapes, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", ["canary", "model", "slots", "preparation", "folder"])
+@pytest.mark.parametrize("command", GPU_COMMANDS)
 def test_gpu_goes_through_its_steps_on_a_cpu(command, tmp_path):
     words = [command, "--device", "cpu", "--model", "tiny", "--tokens", "4", "--minutes", "0.2"]
     words += ["--rounds", "1", "--batches", "1", "--beam-size", "1", "--scratch", tmp_path]
@@ -523,7 +563,7 @@ def test_gpu_goes_through_its_steps_on_a_cpu(command, tmp_path):
     assert found["state"] == "measured"
     figures = found["figures"]
     if command == "slots":
-        assert list(figures["slots"]) == ["1", "2", "3"]
+        assert list(figures["slots"]) == ["1", "2", "4", "6"]
         assert all(0 < one["busy"] <= 1 for one in figures["slots"].values())
     if command == "folder":
         assert figures["ours"]["windows"] > 0 < figures["peer_seconds"]

@@ -105,3 +105,13 @@ def test_slots_with_torch_give_the_same_bytes_and_name_it(samples, tiny_en, tmp_
     numbers = ("int8", "bfloat16", "float32")
     assert stored.model["encoder"] in [f"torch-{kind}-speech" for kind in numbers]
     assert len(stored.transcript.segments) > 10
+
+
+@pytest.mark.parametrize("number_type", ["float16", "bfloat16", "float32", "int8"])
+def test_all_of_an_encoder_is_on_its_device(tiny_en, monkeypatch, number_type):
+    """A device without memory stands for a GPU: what is made elsewhere cannot be put together."""
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    encoder = TorchEncoder(tiny_en, number_type, "meta", 1)
+    states = encoder.encode([np.zeros((80, 3000), np.float32)] * 2)
+    assert (states.device.type, states.dtype) == ("meta", torch.float16)
+    assert states.shape == (2, 1500, 384) and states.is_contiguous()

@@ -7,6 +7,7 @@ from machines import GIB, MIB, V1_MOUNTS, V2_MOUNT, machine, slices
 from machines import card as nvml_card
 
 from engine.pools import gpus
+from engine.pools.crew import environment
 from engine.pools.gpus import Gpu, free_now
 from engine.pools.hardware import Gauges, left_now, snapshot
 
@@ -266,6 +267,16 @@ def test_memory_of_unlike_cards_is_unknown_where_cuda_may_number_them_otherwise(
     assert (known.index, known.name, known.free) == ("1", "big", 20 * GIB)
 
 
+@pytest.mark.parametrize("order", [None, "FASTEST_FIRST", "PCI_BUS_ID"])
+def test_a_number_means_the_same_card_to_a_worker(tmp_path, order):
+    env = {"CUDA_VISIBLE_DEVICES": "1"} | ({"CUDA_DEVICE_ORDER": order} if order else {})
+    cards = [card(0, "slow"), card(1, "fast")]
+    (gpu,) = look(machine(tmp_path, {}), env, gpus=cards).gpus
+    inside = env | environment(tmp_path, 1, gpu.index)  # as a worker inherits it
+    assert {name: inside.get(name) for name in env} == env
+    assert inside.get("CUDA_DEVICE_ORDER") == order
+
+
 def test_no_nvml_means_no_gpus_and_a_note(tmp_path):
     root = machine(tmp_path, {})
     found = look(root, {"CUDA_VISIBLE_DEVICES": "0"}, notes=["GPUs are not known: why"])
@@ -285,6 +296,13 @@ def test_nvml_is_asked_for_every_card_and_one_that_is_silent_is_noted(tmp_path, 
         ("two", 80 * GIB, 80 * GIB, "GPU-00000002-aaaa"),
     ]
     assert found.notes == ("GPU 1 does not answer: GPU is lost",)
+
+
+def test_an_old_card_has_no_float16_and_one_that_does_not_tell_is_taken_to_have_it(tmp_path, nvml):
+    old, new = nvml_card(0, "old", 8, capability=[6, 1]), nvml_card(1, "new", 8, capability=[7, 5])
+    nvml([old, new, nvml_card(2, "silent", 8)])
+    found = snapshot({}, machine(tmp_path / "root", {}), affinity=2)
+    assert [gpu.float16 for gpu in found.gpus] == [False, True, True]
 
 
 def test_slices_of_a_card_stand_for_it(tmp_path, nvml):

@@ -1,5 +1,9 @@
 """Which errors of which library are for want of memory."""
 
+import sys
+import weakref
+from types import SimpleNamespace
+
 import pytest
 
 from engine.errors import OutOfMemoryError
@@ -12,7 +16,9 @@ from engine.pools.out_of_memory import is_out_of_memory, out_of_memory_named
         RuntimeError("CUDA failed with error out of memory"),
         RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has"),
         RuntimeError("cuBLAS failed with status CUBLAS_STATUS_ALLOC_FAILED"),
+        RuntimeError("parallel_for failed: cudaErrorMemoryAllocation: out of memory"),
         RuntimeError("aligned_alloc: failed to allocate memory"),
+        RuntimeError("failed to allocated memory"),  # sic, in its storage_view.cc
         RuntimeError("std::bad_alloc"),
         MemoryError("std::bad_alloc"),
         MemoryError(),
@@ -57,3 +63,24 @@ def test_an_error_of_torch_becomes_ours_where_torch_is_loaded():
         out_of_memory_named(),
     ):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory.\nSee the documentation")
+
+
+def test_what_a_failed_call_holds_is_let_go_before_torch_gives_memory_back(monkeypatch):
+    held = []
+
+    class Tensor:
+        pass
+
+    def work():
+        activation = Tensor()
+        held.append(weakref.ref(activation))
+        raise RuntimeError("CUDA out of memory.")
+
+    at_empty_cache = []
+    cuda = SimpleNamespace(
+        is_available=lambda: True, empty_cache=lambda: at_empty_cache.append(held[0]())
+    )
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    with pytest.raises(OutOfMemoryError), out_of_memory_named():
+        work()
+    assert at_empty_cache == [None]

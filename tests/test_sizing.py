@@ -10,6 +10,7 @@ from engine.config import Config
 from engine.errors import EXIT_USAGE, UsageError
 from engine.pools.fitting import Fit
 from engine.pools.sizing import size
+from engine.shortage import Shortage
 from engine.testing.hardware import GIB, container, mig_server, slurm_job, workstation
 
 TINY, TURBO, LARGE = 75_537_502, 1_617_884_929, 3_087_284_237  # bytes of model.bin
@@ -219,6 +220,24 @@ def test_slices_of_a_gpu_are_devices_like_others():
     plan = size(mig_server(3), Config(), TURBO)
     assert len({slot.pin for slot in plan.slots}) == 3
     assert all(slot.pin is not None and slot.pin.startswith("MIG-") for slot in plan.slots)
+
+
+def test_a_gpu_too_old_for_float16_computes_in_float32_beside_one_that_is_not():
+    machine = workstation(2)
+    old = replace(machine.gpus[1], name="NVIDIA GeForce GTX 1080 Ti", float16=False)
+    both = replace(machine, gpus=(machine.gpus[0], old))
+    new_slot, old_slot = size(both, Config(), LARGE).slots
+    assert (new_slot.compute_type, old_slot.compute_type) == ("float16", "float32")
+    assert old_slot.why.endswith("; float32, because this GPU is too old for float16")
+    assert old_slot.batch_size < new_slot.batch_size
+    assert not old_slot.lowered
+    shortage = Shortage((new_slot, old_slot), "auto", LARGE)
+    assert shortage.smaller(new_slot.device) == "int8_float16"
+    assert shortage.smaller(old_slot.device) == "int8_float32"
+    shortage.lower(old_slot.device)
+    assert shortage.smaller(old_slot.device) is None
+    asked = size(both, Config(compute_type="float16"), LARGE)
+    assert {slot.compute_type for slot in asked.slots} == {"float16"}
 
 
 def test_several_slots_on_a_gpu_share_its_memory():

@@ -98,3 +98,40 @@ def test_a_damaged_library_is_named(site):
     (lib / "libcublas.so.12").write_text("cut off")
     with pytest.raises(OSError, match=r"libcublas\.so\.12"):
         slot_worker.preload_cublas()
+
+
+# --- after a call without memory ---------------------------------------------------------------
+
+
+class _Short:
+    """A recogniser whose next call fails, for one reason or another."""
+
+    mels, may_err = 80, False
+
+    def __init__(self, error):
+        self.error = error
+        self.settled = 0
+
+    def encode(self, features):
+        return features
+
+    def decode(self, *_):
+        raise self.error
+
+    def settle(self):
+        self.settled += 1
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "settled"),
+    [
+        (RuntimeError("CUDA failed with error out of memory"), OutOfMemoryError, 1),
+        (RuntimeError("CUDA failed with error unknown error"), RuntimeError, 0),
+    ],
+)
+def test_a_call_without_memory_is_settled_and_no_other(monkeypatch, error, raised, settled):
+    recognizer = _Short(error)
+    monkeypatch.setattr(slot_worker, "_slot", slot_worker._Slot(recognizer))
+    with pytest.raises(raised):
+        slot_worker.transcribe((), OPTIONS)
+    assert recognizer.settled == settled

@@ -1,7 +1,10 @@
 """The recogniser with real weights: the batched pipeline's text, whatever the neighbours."""
 
+import ctypes
 from dataclasses import replace
+from types import SimpleNamespace
 
+import ctranslate2
 import numpy as np
 import pytest
 from faster_whisper import BatchedInferencePipeline, WhisperModel
@@ -10,12 +13,13 @@ from faster_whisper.tokenizer import Tokenizer
 from speech import decoded, joined
 
 from engine.errors import SlotError
-from engine.records import SAMPLE_RATE, SpeechOptions, Window
+from engine.records import SAMPLE_RATE, SpeechOptions, Window, WindowResult
+from engine.speech import whisper
 from engine.speech.activity import SpeechDetector
 from engine.speech.canary import listen
 from engine.speech.sequential import FileDecoder
 from engine.speech.transcript import Assembly
-from engine.speech.whisper import Recognizer, split
+from engine.speech.whisper import Recognizer, array_of, split, take
 from engine.speech.windows import ROW_FRAMES, WindowStream
 
 OPTIONS = SpeechOptions(
@@ -248,3 +252,103 @@ def test_prompt_and_hotwords_reach_the_model(recognizer, samples):
     prompted = replace(OPTIONS, initial_prompt="all in lower case without any stops", hotwords="ok")
     changed = recognizer.decode(states, [0], [25.0], ["en"], prompted)
     assert plain != changed
+
+
+def test_canary_on_a_gpu_uses_a_beam_before_any_batch_does():
+    beams = []
+
+    class Silent:
+        mels, on_gpu = 80, True
+
+        def encode(self, rows):
+            return rows
+
+        def decode(self, states, positions, seconds, languages, options):
+            beams.append(options.beam_size)
+            return [WindowResult(0, "en", None, 0.0, 0.0, ())]
+
+    with pytest.raises(SlotError, match="no text"):
+        listen(Silent(), ())
+    assert beams == [5, 1, 1]
+
+
+@pytest.mark.parametrize(("on_gpu", "calls"), [(True, 1), (False, 0)])
+def test_the_error_that_stays_of_a_failed_call_is_used_up(monkeypatch, on_gpu, calls):
+    shapes = []
+
+    def encode(_, features):
+        shapes.append(features.shape)
+        raise RuntimeError("parallel_for failed: cudaErrorMemoryAllocation: out of memory")
+
+    monkeypatch.setattr(Recognizer, "_encode", encode)
+    recognizer = Recognizer.__new__(Recognizer)
+    recognizer.on_gpu, recognizer.mels = on_gpu, 80
+    recognizer.settle()
+    assert shapes == [(1, 80, 100)] * calls
+
+
+# --- some rows of a batch ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def states():
+    return np.arange(4 * 3 * 8, dtype=np.float32).reshape(4, 3, 8)
+
+
+class OnGpu:
+    """Stands for CTranslate2's StorageView of a GPU; its memory is the host's."""
+
+    device = "cuda"
+    dtype = ctranslate2.DataType.float16
+    brought = 0  # rows that the host has read
+
+    def __init__(self, array):
+        self.array = array
+        self.shape = list(array.shape)
+        place = array.__array_interface__["data"][0]
+        shape = array.shape
+        facts = {"shape": shape, "typestr": "<f2", "data": (place, False), "version": 3}
+        self.__cuda_array_interface__ = facts
+
+    @classmethod
+    def from_array(cls, array):
+        if isinstance(array, np.ndarray):
+            return ctranslate2.StorageView.from_array(array)
+        facts = array.__cuda_array_interface__
+        size = 2 * int(np.prod(facts["shape"]))
+        memory = (ctypes.c_char * size).from_address(facts["data"][0])
+        return cls(np.frombuffer(memory, np.float16).reshape(facts["shape"]))
+
+    def to_device(self, device):
+        OnGpu.brought += len(self.array)
+        return ctranslate2.StorageView.from_array(self.array.copy())
+
+
+@pytest.fixture
+def gpu(monkeypatch, states):
+    library = SimpleNamespace(
+        StorageView=OnGpu, DataType=ctranslate2.DataType, Device=ctranslate2.Device
+    )
+    monkeypatch.setattr(whisper, "ctranslate2", library)
+    monkeypatch.setattr(OnGpu, "brought", 0)
+    return OnGpu(states.astype(np.float16))
+
+
+def test_one_row_of_a_gpu_stays_there(gpu):
+    row = take(gpu, [2])
+    assert row.device == "cuda"
+    assert np.array_equal(row.array, gpu.array[2:3])
+    assert take(gpu, range(4)) is gpu
+    assert OnGpu.brought == 0
+
+
+def test_of_several_rows_of_a_gpu_the_host_reads_no_others(gpu):
+    rows = take(gpu, [3, 1])
+    assert np.array_equal(np.array(rows), gpu.array[[3, 1]])
+    assert OnGpu.brought == 2
+
+
+def test_rows_of_bfloat16_can_be_taken(states):
+    view = ctranslate2.StorageView.from_array(states).to(ctranslate2.DataType.bfloat16)
+    assert np.array_equal(np.array(take(view, [3, 1])), states[[3, 1]])
+    assert np.array_equal(array_of(view), states)

@@ -113,7 +113,6 @@ def environment(scratch: Path, threads: int, pin: str | None) -> Mapping[str, st
     env = dict.fromkeys(names, str(threads))
     env |= {"HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE", RUN: str(scratch)}
     env |= KEEP_MEMORY
+    # A number in it is the user's own and means what it means here: the order of devices stays too.
     env["CUDA_VISIBLE_DEVICES"] = pin or ""
-    if pin:
-        env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     return env

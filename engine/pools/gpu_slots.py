@@ -28,17 +28,25 @@ def with_room(
     """
     if config.device not in ("auto", "cuda") or model_bytes is None:
         return list(named), ()
-    model = fitting.weights(model_bytes, compute_type_for(config.compute_type, "cuda"))
-    needed = fitting.least(model)
-    fitting_ones = [(n, gpu) for n, gpu in named if gpu.free is None or gpu.free >= needed]
+    needed = {
+        gpu: fitting.least(fitting.weights(model_bytes, compute_type_on(gpu, config.compute_type)))
+        for _, gpu in named
+    }
+    fitting_ones = [(n, gpu) for n, gpu in named if gpu.free is None or gpu.free >= needed[gpu]]
     if not fitting_ones and config.device == "cuda":
         return list(named), ()
     others = (pair for pair in named if pair not in fitting_ones)
     return fitting_ones, tuple(
         f"cuda:{number} ({gpu.name}) is left out: {_free(gpu, gpu.free or 0)}, and the model needs"
-        f" {gigabytes(needed)}; --device cuda:{number} tries it all the same"
+        f" {gigabytes(needed[gpu])}; --device cuda:{number} tries it all the same"
         for number, gpu in others
     )
+
+
+def compute_type_on(gpu: Gpu, asked: str) -> str:
+    """The compute type on a GPU; an old one cannot have the usual one."""
+    usual = compute_type_for(asked, "cuda")
+    return usual if gpu.float16 or asked not in ("auto", "default") else "float32"
 
 
 def gpu_slots(
@@ -48,12 +56,14 @@ def gpu_slots(
     model_bytes: int | None,
     fits: Mapping[str, Fit],
 ) -> tuple[SlotPlan, ...]:
-    compute_type = compute_type_for(config.compute_type, "cuda")
-    model = None if model_bytes is None else fitting.weights(model_bytes, compute_type)
-    counts = _each(chosen, cores, config.slots, model)
+    types = [compute_type_on(gpu, config.compute_type) for _, gpu in chosen]
+    models = [None if model_bytes is None else fitting.weights(model_bytes, t) for t in types]
+    counts = _each(chosen, cores, config.slots, models)
     plans = []
     for turn in range(max(counts)):
-        for (number, gpu), sharing in zip(chosen, counts, strict=True):
+        for (number, gpu), sharing, compute_type, model in zip(
+            chosen, counts, types, models, strict=True
+        ):
             if turn >= sharing:
                 continue
             fit = fits.get(gpu.name)
@@ -61,6 +71,8 @@ def gpu_slots(
                 fit = None
             batch, why = _gpu_batch(gpu, config.batch_size, sharing, model, fit)
             used = fit.compute_type if fit else compute_type
+            if not gpu.float16 and used == "float32":
+                why += f"; {used}, because this GPU is too old for float16"
             if used != compute_type:
                 why += f"; {used}, because {compute_type} did not fit"
             plans.append(
@@ -78,16 +90,16 @@ def gpu_slots(
 
 
 def _each(
-    chosen: Sequence[Numbered], cores: float, asked: int | None, model: int | None
+    chosen: Sequence[Numbered], cores: float, asked: int | None, models: Sequence[int | None]
 ) -> list[int]:
     """Slots of each GPU; more than one of a slice's few processors would gain nothing."""
     if asked is not None:
         whole, extra = divmod(asked, len(chosen))
         return [whole + (place < extra) for place in range(len(chosen))]
-    enough = cores >= 2 * fitting.CORES_A_SLOT * len(chosen) and model is not None
+    enough = cores >= 2 * fitting.CORES_A_SLOT * len(chosen)
     return [
-        1 + (enough and not gpu.mig and fitting.several(gpu.free or 0, model or 0))
-        for _, gpu in chosen
+        1 + (enough and model is not None and not gpu.mig and fitting.several(gpu.free or 0, model))
+        for (_, gpu), model in zip(chosen, models, strict=True)
     ]
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 NOT_INSTALLED = "GPUs are not known: nvidia-ml-py is not installed (pip install reelmine[gpu])"
 _DRIVER = Path("/proc/driver/nvidia/version")
+_FLOAT16 = 7  # compute capability from which CTranslate2 takes it (mayiuse_float16 in its types.cc)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,7 @@ class Gpu:
     free: int | None  # bytes, when the snapshot was taken
     uuid: str | None
     mig: bool
+    float16: bool = True  # can be computed in; where NVML does not tell, it is taken for granted
 
 
 def nvml_gpus() -> tuple[list[Gpu], list[str]]:
@@ -116,7 +118,10 @@ def _gpu(nvml: Any, handle: Any, number: str, name: str, *, mig: bool) -> Gpu:
     with suppress(nvml.NVMLError):  # unified memory has no such figure
         memory = nvml.nvmlDeviceGetMemoryInfo(handle)
         total, free = int(memory.total), int(memory.free)
-    return Gpu(index=uuid or number, name=name, total=total, free=free, uuid=uuid, mig=mig)
+    float16 = True
+    with suppress(nvml.NVMLError):
+        float16 = nvml.nvmlDeviceGetCudaComputeCapability(handle)[0] >= _FLOAT16
+    return Gpu(uuid or number, name, total, free, uuid, mig, float16)
 
 
 def _string(value: str | bytes) -> str:

@@ -5,6 +5,7 @@ next: that is the schedule's.
 """
 
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,7 +16,7 @@ from engine.errors import OutOfMemoryError
 _WORDS = (
     "out of memory",
     "cublas_status_alloc_failed",
-    "failed to allocate memory",
+    "failed to allocate",  # "memory", and in one place "failed to allocated memory"
     "can't allocate memory",
     "bad_alloc",
     "bad allocation",
@@ -40,6 +41,7 @@ def out_of_memory_named() -> Iterator[None]:
             raise
         torch = sys.modules.get("torch")  # it keeps what it has freed, out of CTranslate2's reach
         if torch is not None and torch.cuda.is_available():
+            traceback.clear_frames(error.__traceback__)  # what these hold is not freed yet
             torch.cuda.empty_cache()
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise OutOfMemoryError(lines[0]) from None

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import MediaError
-from engine.pools.out_of_memory import out_of_memory_named
+from engine.pools.out_of_memory import is_out_of_memory, out_of_memory_named
 from engine.records import SAMPLE_RATE, Problem, Segment, SpeechOptions, Window, WindowResult
 from engine.speech.encoders import WHOLE, Encoder
 
@@ -125,27 +125,30 @@ def transcribe(rows: tuple[Row, ...], options: SpeechOptions) -> BatchResult:
     began = time.monotonic()
     recognizer = _slot.recognizer
     features = [read_row(row.window.row, recognizer.mels) for row in rows]
-    if options.quality_gates and recognizer.may_err:
-        results = _gated(rows, features, options)
-    else:
-        results = recognizer.decode(
+    try:
+        results = _hear(recognizer, rows, features, options)
+    except (MemoryError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            recognizer.settle()
+        raise
+    return BatchResult(tuple(results), time.monotonic() - began)
+
+
+def _hear(
+    recognizer: Any, rows: "tuple[Row, ...]", features: "list[np.ndarray]", options: SpeechOptions
+) -> list[WindowResult]:
+    """The result of each row; with the quality gates what fails them is heard again."""
+    if not (options.quality_gates and recognizer.may_err):
+        found: list[WindowResult] = recognizer.decode(
             recognizer.encode(features),
             [row.window.position for row in rows],
             [row.window.samples / SAMPLE_RATE for row in rows],
             [row.language for row in rows],
             options,
         )
-    return BatchResult(tuple(results), time.monotonic() - began)
-
-
-def _gated(
-    rows: "tuple[Row, ...]", features: "list[np.ndarray]", options: SpeechOptions
-) -> list[WindowResult]:
-    """With the quality gates: what fails them is heard again."""
+        return found
     from engine.speech.ladder import Ladder, stretch_of
 
-    assert _slot is not None
-    recognizer: Any = _slot.recognizer
     stretches = [
         stretch_of(row.window, feature, row.language)
         for row, feature in zip(rows, features, strict=True)
@@ -207,11 +210,15 @@ def cublas_libraries() -> list[Path]:
 
 
 def preload_cublas() -> None:
-    """CTranslate2 opens libcublas.so.12 by name; load the wheel's copy first, without any path."""
+    """CTranslate2 opens libcublas.so.12 by name; load the wheel's copy first, without any path.
+
+    The system finds a loaded library by its name; its symbols are not for all, because torch may
+    bring another version of the same library.
+    """
     import ctypes
 
     for library in cublas_libraries():
-        ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+        ctypes.CDLL(str(library))
 
 
 def _free_on_gpu() -> int | None:

@@ -37,8 +37,9 @@ class TorchEncoder:
     def __init__(self, model: Path, number_type: str, device: str, threads: int) -> None:
         """``number_type``: what is multiplied: "bfloat16", "float16", "float32", or "int8".
 
-        With "int8" (CPU) the linear layers multiply whole numbers, attention and convolutions
-        bfloat16, and what is added up between them is float32. Raises UnknownWeightsError.
+        With "int8" (made for CPUs) the linear layers multiply whole numbers, attention and
+        convolutions bfloat16, and what is added up between them is float32. Raises
+        UnknownWeightsError.
         """
         torch.set_num_threads(threads)
         weights = encoder_weights(model)
@@ -60,7 +61,9 @@ class TorchEncoder:
             for layer in weights.layers
         ]
         self._look: Callable[..., Tensor] = (
-            attention_in_blocks if whole else nn.scaled_dot_product_attention
+            attention_in_blocks
+            if whole and self._device.type == "cpu"
+            else nn.scaled_dot_product_attention
         )
 
     def _tensor(self, array: np.ndarray, number_type: torch.dtype) -> Tensor:

@@ -8,7 +8,9 @@ options alone, never on its neighbours. Runs in a slot's process only; the paren
 
 import itertools
 from collections.abc import Sequence
-from math import ceil
+from contextlib import suppress
+from dataclasses import dataclass
+from math import ceil, prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,7 +86,7 @@ class Recognizer:
 
     def _read(self, row: np.ndarray) -> np.ndarray:
         """One row of any length up to that of a window."""
-        return np.array(on_host(self._whole([row])))
+        return np.array(array_of(self._whole([row])))
 
     def _whole(self, rows: Sequence[np.ndarray]) -> ctranslate2.StorageView:
         if self._torch is not None:
@@ -95,6 +97,16 @@ class Recognizer:
         if len(states) == 1:
             return states[0]
         return ctranslate2.StorageView.from_array(np.concatenate([np.array(s) for s in states]))
+
+    def settle(self) -> None:
+        """After a call that had too little memory: what it left behind fails no other call.
+
+        CUDA keeps a thread's last error, and of a later call in that thread CTranslate2's kernels
+        take it for their own, once (triple_chevron_launch.h and util.h of Thrust in CCCL 2.7).
+        """
+        if self.on_gpu:
+            with suppress(RuntimeError):
+                self._encode(np.zeros((1, self.mels, FRAMES), np.float32))
 
     def _encode(self, features: np.ndarray) -> ctranslate2.StorageView:
         return self.model.model.encode(ctranslate2.StorageView.from_array(features))
@@ -134,8 +146,6 @@ class Recognizer:
         ]
         outputs = self._generate(states, prompts, tokenizers[0], options, again=again)
         results = []
-        if options.word_timestamps:
-            states = on_host(states)  # once, not for each row
         for row, output in enumerate(outputs):
             tokens = output.sequences_ids[0]
             # the stamp is the first token of the output: one more before it makes it a border
@@ -303,16 +313,50 @@ def split(tokens: Sequence[int], seconds: float, tokenizer: Tokenizer) -> list[P
     ]
 
 
+@dataclass(frozen=True, slots=True)
+class _RowOnGpu:
+    """One row of a batch of states, where it is: what StorageView.from_array wants of an array."""
+
+    states: ctranslate2.StorageView  # must live as long
+    row: int
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        whole = self.states.__cuda_array_interface__
+        shape = whole["shape"]
+        row_bytes = prod(shape[1:]) * int(whole["typestr"][2:])
+        place = whole["data"][0] + self.row * row_bytes
+        return {**whole, "shape": (1, *shape[1:]), "data": (place, False)}
+
+
 def take(states: ctranslate2.StorageView, rows: Sequence[int]) -> ctranslate2.StorageView:
-    """Some rows of a batch of states, as a batch of their own."""
+    """Some rows of a batch of states, as a batch of their own.
+
+    One row of a GPU's stays there. Several go by the host, which only these rows reach.
+    """
     if list(rows) == list(range(states.shape[0])):
         return states
-    return ctranslate2.StorageView.from_array(np.asarray(on_host(states))[list(rows)])
+    states = _readable(states)
+    if states.device == "cpu":
+        return ctranslate2.StorageView.from_array(np.asarray(states)[list(rows)])
+    each = [ctranslate2.StorageView.from_array(_RowOnGpu(states, row)) for row in rows]
+    if len(each) == 1:
+        return each[0]
+    return ctranslate2.StorageView.from_array(np.concatenate([array_of(one) for one in each]))
 
 
-def on_host(states: ctranslate2.StorageView) -> ctranslate2.StorageView:
-    """The same in the host's memory."""
-    return states if states.device == "cpu" else states.to_device(ctranslate2.Device.cpu)
+def array_of(states: ctranslate2.StorageView) -> np.ndarray:
+    """The same in the host's memory, where they are not there already."""
+    states = _readable(states)
+    here = states if states.device == "cpu" else states.to_device(ctranslate2.Device.cpu)
+    return np.asarray(here)
+
+
+def _readable(states: ctranslate2.StorageView) -> ctranslate2.StorageView:
+    """In a type that numpy has too, which bfloat16 is not; CTranslate2 takes any."""
+    if states.dtype == ctranslate2.DataType.bfloat16:
+        return states.to(ctranslate2.DataType.float32)
+    return states
 
 
 def shorten_at_sentences(alignment: list[dict[str, Any]]) -> float:

@@ -115,6 +115,9 @@ class FakeRecognizer:
         self._take_memory(1)
         return FakeFile(self._model, len(audio) / SAMPLE_RATE)
 
+    def settle(self) -> None:
+        """Nothing stays of a call that failed."""
+
     def _take_memory(self, windows: int) -> None:
         small = "int8" in self.compute_type
         most = self._model.int8_windows if small else self._model.memory_windows

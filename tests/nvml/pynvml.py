@@ -71,5 +71,11 @@ def nvmlDeviceGetMemoryInfo(gpu):
     return SimpleNamespace(total=gpu["total"], free=gpu["free"])
 
 
+def nvmlDeviceGetCudaComputeCapability(gpu):
+    if "capability" not in gpu:
+        raise NVMLError("Not Supported")
+    return gpu["capability"]
+
+
 def nvmlDeviceGetUtilizationRates(gpu):
     return SimpleNamespace(gpu=25, memory=0)
