@@ -33,6 +33,9 @@ COMPUTE_TYPES = (  # CTranslate2's
     "float32",
 )
 ENCODERS = ("auto", "ctranslate2", "ctranslate2-speech", "torch")
+# CTranslate2 counts elements in 32 bits (its cuda/helpers.h), and the encoder's scores of 96
+# windows of a large model are more. Sizing takes 32 at most.
+MOST_WINDOWS = 64  # of a batch
 TOML_FILE = Path("reelmine.toml")
 
 
@@ -190,7 +193,7 @@ _PARSERS: dict[str, Callable[[object], object]] = {
     "mode": values.choice(MODES),
     "quality_gates": values.boolean,
     "device": values.device,
-    "batch_size": values.whole(1),
+    "batch_size": values.whole(1, most=MOST_WINDOWS),
     "slots": values.whole(1),
     "scratch": values.path,
     "grace": values.seconds,

@@ -138,7 +138,7 @@ _CALLS = (
 )
 _SLOTS = (_value("--slots N", "Transcribing processes; default: what the machine has.", _MACHINE),)
 _PROCESS = (
-    _value("--batch-size N", "Windows per model call; default: what fits.", _MACHINE),
+    _value("--batch-size N", "Windows per model call, at most 64; default: what fits.", _MACHINE),
     _value("--scratch DIR", "Folder for what is kept meanwhile; default: TMPDIR.", _MACHINE),
 )
 _ENDING = (

@@ -56,12 +56,14 @@ def choice(allowed: Iterable[str]) -> Callable[[object], str]:
     return parse
 
 
-def whole(least: int, digits: int = 9) -> Callable[[object], int]:
+def whole(least: int, most: int | None = None, digits: int = 9) -> Callable[[object], int]:
+    end = "up" if most is None else f"to {most}"
+
     def parse(value: object) -> int:
         written = str(value).strip()
         fits = re.fullmatch(rf"\d{{1,{digits}}}", written, re.ASCII)
-        if not fits or int(written) < least:
-            raise ValueError(f"a whole number from {least} up is needed.")
+        if not fits or int(written) < least or (most is not None and int(written) > most):
+            raise ValueError(f"a whole number from {least} {end} is needed.")
         return int(written)
 
     return parse

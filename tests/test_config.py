@@ -86,6 +86,7 @@ def test_every_field_can_come_from_each_place(tmp_path: Path) -> None:
         ("beam_size", "2.5", "whole number"),
         ("audio_track", "-1", "from 0 up"),
         ("slots", "many", "whole number"),
+        ("batch_size", "65", "from 1 to 64"),
         ("grace", "0", "above 0"),
         ("call_timeout", "nan", "above 0"),
         ("call_timeout", "inf", "above 0"),

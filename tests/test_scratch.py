@@ -40,5 +40,5 @@ def test_disk_that_just_holds_the_batches_of_all_slots_is_enough():
 
 
 def test_big_batches_of_many_gpus_wait_whole():
-    plan = size(workstation(8), Config(batch_size=128), None)
-    assert windows_that_may_wait(plan.slots, 128, 1000 * GIB, WHERE) == 8 * 128
+    plan = size(workstation(8), Config(batch_size=64, slots=16), None)
+    assert windows_that_may_wait(plan.slots, 128, 1000 * GIB, WHERE) == 16 * 64
