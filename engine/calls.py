@@ -18,7 +18,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from engine import events, messages, schedule
-from engine.analysis.analysts import Analyst, Paid, result
+from engine.analysis.analysts import Analyst, result
 from engine.analysis.chunking import halves
 from engine.analysis.recipes import Recipe
 from engine.errors import CallError, CallStopped, CallTimeout, EndpointError, ReelmineError
@@ -58,8 +58,16 @@ class _Asked:
     recipe: Recipe
     chunk: Chunk
     reply_key: str  # of its reply in the ledger
-    paid: Paid  # replies to a half of it; its call's thread alone changes it, while there is one
     since: float | None  # when it began to wait, monotonic; None: the endpoint postponed it
+
+
+@dataclass(frozen=True, slots=True)
+class HalfAnswered:
+    """The reply to the first half of a chunk that is asked in two, while its call goes on."""
+
+    reply_key: str
+    reply: Reply
+    recipe: str
 
 
 class Calls:
@@ -107,16 +115,12 @@ class Calls:
         if self.endpoint is not None:
             self._give_up(number, recipe, chunk.index)
             return
-        paid = self._paid_half(asked, chunk)
-        self._wait(
-            (number, recipe, chunk.index),
-            _Asked(asked, chunk, reply_key, paid, time.monotonic()),
-        )
+        self._wait((number, recipe, chunk.index), _Asked(asked, chunk, reply_key, time.monotonic()))
 
     def start(self, key: CallKey) -> None:
         """The schedule gives this chunk a thread."""
         number, recipe, index = key
-        asked, analyst = self._open.get(key), self._answerer.analyst
+        asked = self._open.get(key)
         if asked is None or asked.reply_key in self._asking:  # it has been answered, or will be
             if asked is not None:
                 self._held.add(key)
@@ -128,12 +132,17 @@ class Calls:
             count, seconds = self._waits
             self._waits = count + 1, seconds + time.monotonic() - asked.since
         self._tell(events.CallStarted(self._jobs[number].video, recipe, index))
-        self._pool.submit(key, lambda: analyst.call(asked.recipe, asked.chunk, asked.paid))
+        self._pool.submit(key, self._call_of(asked))
 
     def ended(self, outcome: CallOutcome) -> None:
         """A call is over."""
         if self._pool.ended(outcome):
             self._end(outcome.key, outcome.reply, outcome.error, outcome.began)
+
+    def half_answered(self, half: HalfAnswered) -> None:
+        """It is kept at once: only the other is missing if the call fails or the run is killed."""
+        name = self._answerer.analyst.name
+        self._ledger.add_reply(half.reply_key, half.reply, name, half.recipe)
 
     @property
     def next_deadline(self) -> float | None:
@@ -170,10 +179,10 @@ class Calls:
         with suppress(Empty):
             while True:
                 late = self._queue.get_nowait()
+                if isinstance(late, HalfAnswered):
+                    self.half_answered(late)
                 if isinstance(late, CallOutcome) and late.reply and late.key in self._open:
-                    self._keep_all(self._open.pop(late.key), late.reply)
-        for asked in self._open.values():
-            self._keep_all(asked, None)
+                    self._keep(self._open.pop(late.key), late.reply)
         self.record_spending()
 
     def record_spending(self) -> None:
@@ -199,7 +208,8 @@ class Calls:
         number, recipe, index = key
         asked = self._open.pop(key)
         self._asking.remove(asked.reply_key)
-        self._keep_all(asked, reply)
+        if reply is not None:
+            self._keep(asked, reply)
         if isinstance(error, CallStopped):  # the run ends; the chunk stays open
             self._step(messages.CallEnded(key))
             return
@@ -264,21 +274,21 @@ class Calls:
             span = clock(error.wait or 0.0)
             self._tell(events.Notice(f"{error} The chunks wait {span} for it; all else goes on."))
 
-    def _paid_half(self, recipe: Recipe, chunk: Chunk) -> Paid:
-        """The first half's reply, if it was paid for; the second is never asked for without it."""
+    def _call_of(self, asked: _Asked) -> Callable[[], Reply]:
+        """What the thread does; the first half is not asked for if it was paid for before."""
+        analyst, recipe, chunk = self._answerer.analyst, asked.recipe, asked.chunk
         parts = halves(chunk)
         if parts is None:
-            return {}
-        key = self._answerer.analyst.key(recipe, parts[0])
+            return lambda: analyst.call(recipe, chunk)
+        key, queue = analyst.key(recipe, parts[0]), self._queue
         known = self._ledger.reply(key)
-        return {key: known} if known else {}
+        return lambda: analyst.call(
+            recipe, chunk, known, lambda reply: queue.put(HalfAnswered(key, reply, recipe.name))
+        )
 
-    def _keep_all(self, asked: _Asked, reply: Reply | None) -> None:
-        """What a call brought goes to the ledger: its reply, else what it had of one."""
+    def _keep(self, asked: _Asked, reply: Reply) -> None:
         name = self._answerer.analyst.name
-        brought = {asked.reply_key: reply} if reply else dict(asked.paid)
-        for key, part in brought.items():
-            self._ledger.add_reply(key, part, name, asked.recipe.name)
+        self._ledger.add_reply(asked.reply_key, reply, name, asked.recipe.name)
 
     def _endpoint_trouble(self, error: BaseException) -> None:
         problem = _problem_of(error)

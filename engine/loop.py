@@ -25,7 +25,7 @@ from typing import Any
 
 from engine import events, messages, schedule
 from engine.batches import Batches, Hooks
-from engine.calls import Answerer, Calls
+from engine.calls import Answerer, Calls, HalfAnswered
 from engine.config import Config
 from engine.errors import DiskError
 from engine.job import Job
@@ -174,6 +174,9 @@ class Loop:
                 assert self.calls is not None
                 self.calls.ended(thing)
                 self._llm_changed()
+            case HalfAnswered():
+                assert self.calls is not None
+                self.calls.half_answered(thing)
             case Sent() | Exchange():
                 # no step of its own: the end of its call follows, and decides what begins
                 self._schedule.calls.exchanged(thing)

@@ -31,7 +31,7 @@ class Said:
     def key(self, recipe: Any, chunk: Chunk) -> str:
         return chunk.cues[0].text
 
-    def call(self, recipe: Any, chunk: Chunk, paid: Any = None) -> Reply:
+    def call(self, recipe: Any, chunk: Chunk, *half: Any) -> Reply:
         self.begun.append(chunk.cues[0].text)
         return Reply("[]")
 

@@ -3,13 +3,13 @@
 In: a recipe and a chunk. Out: a Reply (validated raw items), or one of the CallError family; and
 from a Reply, by `result`, the grounded items of the chunk. A failure is an error here and a
 state further on, never an empty list. Knows nothing about videos, threads or the ledger: `call`
-blocks its thread until its own deadline at the latest, may run in any number of threads, and
-changes nothing but the `paid` that it is given; `key` names a reply in the ledger's cache.
+blocks its thread until its own deadline at the latest, and may run in any number of threads; `key`
+names a reply in the ledger's cache.
 """
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -40,8 +40,7 @@ CONTEXT_FULL = (
     "the model a longer context."
 )
 
-
-Paid = dict[str, Reply]  # replies to parts of a chunk, by their keys
+Keep = Callable[[Reply], object]
 
 
 class Analyst(Protocol):
@@ -58,11 +57,13 @@ class Analyst(Protocol):
     def key(self, recipe: Recipe, chunk: Chunk) -> str:
         """Digest of everything that changes the answer."""
 
-    def call(self, recipe: Recipe, chunk: Chunk, paid: Paid | None = None) -> Reply:
+    def call(
+        self, recipe: Recipe, chunk: Chunk, half: Reply | None = None, keep: Keep | None = None
+    ) -> Reply:
         """The answer, checked against the recipe; CallError if there is none in time.
 
-        Where the chunk has to be asked in parts, what is in `paid` is not asked for again, and what
-        is answered is put there at once: it is not lost if the call then fails.
+        Where the chunk has to be asked in halves, `keep` gets the reply to the first at once, in
+        this thread: it is not lost if the call then fails. `half`: that reply, of an earlier call.
         """
 
 
@@ -105,7 +106,9 @@ class PhrasebookAnalyst:
         cues = [[cue.id, cue.text] for cue in (*chunk.context, *chunk.cues)]
         return digest([VERSION, self._digest, recipe.digest, len(chunk.context), cues])
 
-    def call(self, recipe: Recipe, chunk: Chunk, paid: Paid | None = None) -> Reply:
+    def call(
+        self, recipe: Recipe, chunk: Chunk, half: Reply | None = None, keep: Keep | None = None
+    ) -> Reply:
         """The expressions whose last word is in the chunk's own cues.
 
         The cues before are read too, so an expression across the border of two chunks is found in
@@ -136,28 +139,28 @@ class LlmAnalyst:
         """
         return question_key(self.name, recipe, chunk)
 
-    def call(self, recipe: Recipe, chunk: Chunk, paid: Paid | None = None) -> Reply:
+    def call(
+        self, recipe: Recipe, chunk: Chunk, half: Reply | None = None, keep: Keep | None = None
+    ) -> Reply:
         """The model's items. Within one deadline: an answer cut off is asked for again with double
         the tokens, an unusable one once more with the reason, a chunk too long for the model's
-        context in two halves. With a half in `paid` it is known to be too long.
+        context in two halves. With the first half's reply it is known to be too long.
         """
         if not has_words(chunk):
             return Reply("[]", attempts=0)  # nothing was said: nothing to ask
-        paid, parts = {} if paid is None else paid, halves(chunk)
+        parts = halves(chunk)
         with self._client.call():
-            if parts is None or not paid:
+            if parts is None or half is None:
                 try:
                     return _ask(self._client, recipe, chunk)
                 except ContextError:
                     if parts is None:
                         raise
-            return _joined([self._half(recipe, part, paid) for part in parts])
-
-    def _half(self, recipe: Recipe, part: Chunk, paid: Paid) -> Reply:
-        key = self.key(recipe, part)
-        if key not in paid:
-            paid[key] = _ask(self._client, recipe, part)
-        return paid[key]
+            if half is None:
+                half = _ask(self._client, recipe, parts[0])
+                if keep is not None:
+                    keep(half)
+            return _joined(half, _ask(self._client, recipe, parts[1]))
 
 
 def question_key(model: str, recipe: Recipe, chunk: Chunk) -> str:
@@ -198,9 +201,8 @@ def _checked(recipe: Recipe, text: str, spent: Reply) -> Reply:
     return replace(spent, items=_canonical(parsed.items), dropped=parsed.dropped)
 
 
-def _joined(parts: Sequence[Reply]) -> Reply:
+def _joined(first: Reply, second: Reply) -> Reply:
     """The replies about two halves as one about the chunk."""
-    first, second = parts
     items = [*json.loads(first.items), *json.loads(second.items)]
     return replace(
         _sum(first, second), items=_canonical(items), dropped=first.dropped + second.dropped

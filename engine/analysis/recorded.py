@@ -4,7 +4,7 @@ In: a recipe and a chunk. Out: the Reply that was recorded for them, or NotRecor
 are those of the model that answered first, so results and ledger are the same as with it.
 """
 
-from engine.analysis.analysts import Paid, has_words, question_key
+from engine.analysis.analysts import Keep, has_words, question_key
 from engine.analysis.recipes import Recipe
 from engine.errors import NotRecordedError
 from engine.records import Chunk, Reply
@@ -24,7 +24,9 @@ class RecordedAnalyst:
         """The same as the model's own."""
         return question_key(self.name, recipe, chunk)
 
-    def call(self, recipe: Recipe, chunk: Chunk, paid: Paid | None = None) -> Reply:
+    def call(
+        self, recipe: Recipe, chunk: Chunk, half: Reply | None = None, keep: Keep | None = None
+    ) -> Reply:
         """The recorded reply."""
         if not has_words(chunk):
             return Reply("[]", attempts=0)

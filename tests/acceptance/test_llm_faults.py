@@ -10,7 +10,9 @@ import shutil
 import socket
 import sqlite3
 import ssl
+import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
@@ -21,13 +23,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from shell import analysis, attempts
+from shell import analysis, attempts, command, environment
 from speech import write_wav
 
 import engine
 from engine import api, errors
 from engine.analysis import recipes
-from engine.analysis.analysts import LlmAnalyst, Paid
+from engine.analysis.analysts import LlmAnalyst
 from engine.analysis.recipes import Recipe
 from engine.calls import Answerer
 from engine.llm import network, retry
@@ -332,9 +334,9 @@ class Split:
         self._sick, self._healthy = sick, healthy
         self.name, self.hosts, self.key = healthy.name, healthy.hosts, healthy.key
 
-    def call(self, recipe: Recipe, chunk: Chunk, paid: Paid) -> Reply:
+    def call(self, recipe: Recipe, chunk: Chunk, *half: Any) -> Reply:
         sick = any(cue.id in SICK for cue in chunk.cues)
-        return (self._sick if sick else self._healthy).call(recipe, chunk, paid)
+        return (self._sick if sick else self._healthy).call(recipe, chunk, *half)
 
 
 def send_sick_to(url: str, patch: pytest.MonkeyPatch) -> list[str]:
@@ -430,6 +432,37 @@ def test_half_that_was_paid_for_is_kept_and_only_the_other_is_asked_for_later(
     assert report.exit_code == code
     assert [request.cues for request in script.requests[:3]] == [(0, 1), (0,), (1,)]
     assert len(replies(output)) == CHUNKS  # those of the others, and half a one
+    with Server(phrasebook=shelf.book) as server:
+        assert engine.run([shelf.video], shelf.config_for(output, server.url)).exit_code == 0
+        assert [request.cues for request in server.requests] == [(1,)]
+    assert files(output) == shelf.clean
+
+
+def test_half_that_was_paid_for_is_kept_where_the_run_is_killed_during_the_other(
+    shelf: Shelf, output: Path
+) -> None:
+    script = Sick("context, ok, hang, ...")
+    with Server(script=script, phrasebook=shelf.book) as server:
+        asked = shelf.config
+        options = (
+            "--model",
+            str(asked.model),
+            "--device",
+            "cpu",
+            "--mode",
+            "sequential",
+            "--recipe",
+        )
+        endpoint = ("--llm-model", "m", "--llm-base-url", server.url)
+        words = command(["run", shelf.video, "-o", output, *options, asked.recipe[0], *endpoint])
+        run = subprocess.Popen(words, env=environment())
+        deadline = time.monotonic() + 60
+        while len(replies(output)) < CHUNKS and time.monotonic() < deadline:
+            assert run.poll() is None
+            time.sleep(0.05)
+        run.kill()
+        run.wait()
+    assert [request.cues for request in script.requests] == [(0, 1), (0,), (1,)]
     with Server(phrasebook=shelf.book) as server:
         assert engine.run([shelf.video], shelf.config_for(output, server.url)).exit_code == 0
         assert [request.cues for request in server.requests] == [(1,)]
