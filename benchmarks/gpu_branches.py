@@ -21,7 +21,8 @@ from engine.pools.out_of_memory import out_of_memory_named
 from engine.pools.slot_worker import preload_cublas
 from engine.records import SpeechOptions, WindowResult
 from engine.speech.encoders import WHOLE, Encoder
-from engine.speech.whisper import Recognizer, array_of, take
+from engine.speech.states import array_of, take
+from engine.speech.whisper import Recognizer
 from engine.speech.windows import ROW_FRAMES
 
 TYPES = ("int8_float16", "int8", "int8_bfloat16", "bfloat16", "int8_float32", "float32")

@@ -20,7 +20,7 @@ DOORS = {
         "speech/windows.py",  # log-mel rows
         "speech/canary.py",  # the same for its two seconds
     },
-    "ctranslate2": {"speech/whisper.py", "speech/activity.py"},
+    "ctranslate2": {"speech/whisper.py", "speech/states.py", "speech/activity.py"},
     "av": {"media/decode.py"},
     "sqlite3": {"store/ledger.py"},
     "torch": {"speech/encoder.py"},

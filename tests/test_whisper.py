@@ -14,12 +14,12 @@ from speech import decoded, joined
 
 from engine.errors import SlotError
 from engine.records import SAMPLE_RATE, SpeechOptions, Window, WindowResult
-from engine.speech import whisper
 from engine.speech.activity import SpeechDetector
 from engine.speech.canary import listen
 from engine.speech.sequential import FileDecoder
+from engine.speech.states import array_of, take
 from engine.speech.transcript import Assembly
-from engine.speech.whisper import Recognizer, array_of, split, take
+from engine.speech.whisper import Recognizer, split
 from engine.speech.windows import ROW_FRAMES, WindowStream
 
 OPTIONS = SpeechOptions(
@@ -329,7 +329,7 @@ def gpu(monkeypatch, states):
     library = SimpleNamespace(
         StorageView=OnGpu, DataType=ctranslate2.DataType, Device=ctranslate2.Device
     )
-    monkeypatch.setattr(whisper, "ctranslate2", library)
+    monkeypatch.setattr("engine.speech.states.ctranslate2", library)
     monkeypatch.setattr(OnGpu, "brought", 0)
     return OnGpu(states.astype(np.float16))
 

@@ -26,7 +26,8 @@ import numpy as np
 from engine.records import SAMPLE_RATE, Piece, SpeechOptions, Window, WindowResult, Word
 from engine.speech import quality
 from engine.speech.quality import Flaw
-from engine.speech.whisper import Recognizer, take
+from engine.speech.states import take
+from engine.speech.whisper import Recognizer
 
 FRAMES = 100  # of a row, a second
 RESTS = 5  # times that the rest of a window is read on, or heard, at most

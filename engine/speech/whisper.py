@@ -9,8 +9,7 @@ options alone, never on its neighbours. Runs in a slot's process only; the paren
 import itertools
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from math import ceil, prod
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +25,7 @@ from engine.speech.encoders import WHOLE, Encoder
 from engine.speech.quality import compression_ratio
 from engine.speech.sequential import FileDecoder
 from engine.speech.silence import SpeechStates
+from engine.speech.states import array_of, take
 
 if TYPE_CHECKING:
     from engine.speech.encoder import TorchEncoder
@@ -311,52 +311,6 @@ def split(tokens: Sequence[int], seconds: float, tokenizer: Tokenizer) -> list[P
         for start, end, part in pieces
         if (text := tokenizer.decode(list(part))).strip()
     ]
-
-
-@dataclass(frozen=True, slots=True)
-class _RowOnGpu:
-    """One row of a batch of states, where it is: what StorageView.from_array wants of an array."""
-
-    states: ctranslate2.StorageView  # must live as long
-    row: int
-
-    @property
-    def __cuda_array_interface__(self) -> dict[str, Any]:
-        whole = self.states.__cuda_array_interface__
-        shape = whole["shape"]
-        row_bytes = prod(shape[1:]) * int(whole["typestr"][2:])
-        place = whole["data"][0] + self.row * row_bytes
-        return {**whole, "shape": (1, *shape[1:]), "data": (place, False)}
-
-
-def take(states: ctranslate2.StorageView, rows: Sequence[int]) -> ctranslate2.StorageView:
-    """Some rows of a batch of states, as a batch of their own.
-
-    One row of a GPU's stays there. Several go by the host, which only these rows reach.
-    """
-    if list(rows) == list(range(states.shape[0])):
-        return states
-    states = _readable(states)
-    if states.device == "cpu":
-        return ctranslate2.StorageView.from_array(np.asarray(states)[list(rows)])
-    each = [ctranslate2.StorageView.from_array(_RowOnGpu(states, row)) for row in rows]
-    if len(each) == 1:
-        return each[0]
-    return ctranslate2.StorageView.from_array(np.concatenate([array_of(one) for one in each]))
-
-
-def array_of(states: ctranslate2.StorageView) -> np.ndarray:
-    """The same in the host's memory, where they are not there already."""
-    states = _readable(states)
-    here = states if states.device == "cpu" else states.to_device(ctranslate2.Device.cpu)
-    return np.asarray(here)
-
-
-def _readable(states: ctranslate2.StorageView) -> ctranslate2.StorageView:
-    """In a type that numpy has too, which bfloat16 is not; CTranslate2 takes any."""
-    if states.dtype == ctranslate2.DataType.bfloat16:
-        return states.to(ctranslate2.DataType.float32)
-    return states
 
 
 def shorten_at_sentences(alignment: list[dict[str, Any]]) -> float:
