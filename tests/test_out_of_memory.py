@@ -48,6 +48,7 @@ def test_the_hosts_own_error_is_known():
     assert is_out_of_memory(caught.value)
 
 
+@pytest.mark.torch
 def test_errors_of_torch_are_known():
     torch = pytest.importorskip("torch")
     assert is_out_of_memory(torch.cuda.OutOfMemoryError("CUDA out of memory."))
@@ -56,6 +57,7 @@ def test_errors_of_torch_are_known():
     assert is_out_of_memory(caught.value)
 
 
+@pytest.mark.torch
 def test_an_error_of_torch_becomes_ours_where_torch_is_loaded():
     torch = pytest.importorskip("torch")
     with (

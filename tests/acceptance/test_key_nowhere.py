@@ -6,6 +6,7 @@ and afterwards, and so are the command lines of all its processes, for the key a
 """
 
 import json
+import os
 import secrets
 import subprocess
 import sys
@@ -113,7 +114,8 @@ def look(pid: int, folder: Path, seen: Seen) -> None:
         for process in (me, *me.children(recursive=True)):
             with suppress(psutil.Error):
                 seen.command_lines.add(tuple(process.cmdline()))
-    for path in folder.rglob("*"):
+    here = ((Path(parent), names) for parent, _, names in os.walk(folder))  # folders may go, too
+    for path in (parent / name for parent, names in here for name in names):
         with suppress(OSError):  # it has gone
             if path.is_file() and path.suffix != ".wav":
                 held = seen.files.get(str(path), b"")
