@@ -65,6 +65,7 @@ class _Asked:
 class HalfAnswered:
     """The reply to the first half of a chunk that is asked in two, while its call goes on."""
 
+    whole_key: str  # of the reply about both
     reply_key: str
     reply: Reply
     recipe: str
@@ -97,6 +98,7 @@ class Calls:
         self._waiting: dict[str, list[CallKey]] = {}  # of these, by the key of their reply
         self._asking: set[str] = set()  # keys of replies whose calls are under way
         self._held: set[CallKey] = set()  # of those that wait: for such a call, not for their own
+        self._halves: dict[str, str] = {}  # in the ledger, until the reply about both is
         self._waits = (0, 0.0)  # calls, seconds that their chunks waited
         self._refused = 0
         self._spent = answerer.budget.own if answerer.budget else Spent()  # as the ledger has it
@@ -143,6 +145,7 @@ class Calls:
         """It is kept at once: only the other is missing if the call fails or the run is killed."""
         name = self._answerer.analyst.name
         self._ledger.add_reply(half.reply_key, half.reply, name, half.recipe)
+        self._halves[half.whole_key] = half.reply_key
 
     @property
     def next_deadline(self) -> float | None:
@@ -280,15 +283,23 @@ class Calls:
         parts = halves(chunk)
         if parts is None:
             return lambda: analyst.call(recipe, chunk)
-        key, queue = analyst.key(recipe, parts[0]), self._queue
+        key, whole, queue = analyst.key(recipe, parts[0]), asked.reply_key, self._queue
         known = self._ledger.reply(key)
-        return lambda: analyst.call(
-            recipe, chunk, known, lambda reply: queue.put(HalfAnswered(key, reply, recipe.name))
-        )
+        if known is not None:
+            self._halves[whole] = key
+
+        def keep(reply: Reply) -> None:
+            queue.put(HalfAnswered(whole, key, reply, recipe.name))
+
+        return lambda: analyst.call(recipe, chunk, known, keep)
 
     def _keep(self, asked: _Asked, reply: Reply) -> None:
+        """The reply to a chunk, before it is used; one to half of it is not needed any more."""
         name = self._answerer.analyst.name
         self._ledger.add_reply(asked.reply_key, reply, name, asked.recipe.name)
+        half = self._halves.pop(asked.reply_key, None)
+        if half is not None:
+            self._ledger.drop_reply(half)
 
     def _endpoint_trouble(self, error: BaseException) -> None:
         problem = _problem_of(error)

@@ -211,6 +211,10 @@ class Ledger:
             (key, json.dumps(asdict(reply)), time.time(), model, recipe),
         )
 
+    def drop_reply(self, key: str) -> None:
+        """Forget a reply that another one holds."""
+        self._db.execute("DELETE FROM replies WHERE key = ?", (key,))
+
     def replies(self) -> Iterator[Recorded]:
         """All replies whose giver is known, in order of their keys."""
         rows = self._db.execute(

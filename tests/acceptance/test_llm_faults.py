@@ -436,6 +436,7 @@ def test_half_that_was_paid_for_is_kept_and_only_the_other_is_asked_for_later(
         assert engine.run([shelf.video], shelf.config_for(output, server.url)).exit_code == 0
         assert [request.cues for request in server.requests] == [(1,)]
     assert files(output) == shelf.clean
+    assert replies(output).keys() == shelf.replies.keys()
 
 
 def test_half_that_was_paid_for_is_kept_where_the_run_is_killed_during_the_other(
@@ -467,6 +468,7 @@ def test_half_that_was_paid_for_is_kept_where_the_run_is_killed_during_the_other
         assert engine.run([shelf.video], shelf.config_for(output, server.url)).exit_code == 0
         assert [request.cues for request in server.requests] == [(1,)]
     assert files(output) == shelf.clean
+    assert replies(output).keys() == shelf.replies.keys()
 
 
 def test_retries_of_all_calls_together_keep_to_the_users_own_limit(
