@@ -381,6 +381,7 @@ def runs(
     return run(), run()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_run_whose_answers_are_cut_off_says_so_and_keeps_the_rest(runs: tuple[Run, Run]) -> None:
     first, _ = runs
@@ -399,6 +400,7 @@ def test_run_whose_answers_are_cut_off_says_so_and_keeps_the_rest(runs: tuple[Ru
     assert first.started >= sum(asked.values()) + sum(first.failed.values())
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_second_run_asks_only_about_what_is_missing(runs: tuple[Run, Run]) -> None:
     first, second = runs
